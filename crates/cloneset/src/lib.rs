@@ -1,1 +1,6 @@
-//! Placeholder.
+//! The CloneSet controller.
+
+pub mod admission;
+pub mod observed;
+pub mod plan;
+pub mod status;

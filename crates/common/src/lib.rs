@@ -1,4 +1,14 @@
 //! What all Kruise workloads share, without I/O: every decision here is a function from values to values.
 
+pub mod counts;
+pub mod gates;
+pub mod inplace;
 pub mod key;
+pub mod lifecycle;
+pub mod patch;
 pub mod pod;
+pub mod pod_wire;
+pub mod readiness;
+pub mod revision;
+pub mod template_defaults;
+pub mod update_sort;

@@ -1,1 +1,9 @@
-//! Placeholder.
+//! The shell around controllers: the only place, with `apply` and the binaries, that talks to an API server.
+
+pub mod controller;
+pub mod events;
+pub mod lease;
+pub mod metrics;
+pub mod queue;
+pub mod serve;
+pub mod store;

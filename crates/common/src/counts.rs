@@ -1,0 +1,1 @@
+//! Int-or-percent values and the counting rules of workloads.

@@ -1,0 +1,1 @@
+//! Pod lifecycle states and hooks.

@@ -1,0 +1,1 @@
+//! Reading a PodView straight off the wire.

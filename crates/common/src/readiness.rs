@@ -1,0 +1,1 @@
+//! Readiness gates that Kruise writes.

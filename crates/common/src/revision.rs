@@ -1,0 +1,1 @@
+//! ControllerRevisions of pod templates.

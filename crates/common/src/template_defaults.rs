@@ -1,0 +1,1 @@
+//! Defaults of pod templates in workloads.
