@@ -1,1 +1,3 @@
 //! What one round does.
+
+pub mod diff;
