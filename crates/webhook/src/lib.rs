@@ -1,1 +1,7 @@
-//! Placeholder.
+//! The HTTPS side of Kruise: admission and conversion reviews, the serving certificate, and the objects that
+//! tell the API server where to find it all.
+//!
+//! Everything that decides is pure and works on raw JSON, so that fields this version does not know survive.
+//! [`server`] and [`sync`] are the shells around it.
+
+pub mod review;
