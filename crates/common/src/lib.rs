@@ -2,6 +2,7 @@
 
 pub mod counts;
 pub mod gates;
+pub mod go_duration;
 pub mod inplace;
 pub mod key;
 pub mod lifecycle;
