@@ -1,1 +1,8 @@
-//! Placeholder.
+//! Wire types of the Kruise API, conversion between their versions, CRD manifests and every key.
+//!
+//! This crate knows no behaviour: it is what is written to and read from the API server.
+
+pub mod cloneset;
+pub mod keys;
+mod schema;
+pub mod shared;
