@@ -1,1 +1,256 @@
-//! ControllerRevisions of pod templates.
+//! Revisions of a pod template: their bytes, names and equality, and which one a workload is at.
+
+mod canonical;
+mod hash;
+pub(crate) mod quantity;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use serde_json::Value;
+
+pub(crate) use canonical::same;
+pub use canonical::{
+    canonical, canonical_bytes, canonical_template, data_of, same_template, template_of, vct_hash, write_text,
+};
+pub use hash::{fnv1, fnv1a_of_printed, hash};
+
+use crate::key::{ObjectKey, Uid};
+
+/// How much of the parent's name a revision's name keeps, in bytes.
+const PARENT_LIMIT: usize = 223;
+
+/// Name of a revision: `<parent>-<hash>`, the parent cut to 223 bytes.
+pub fn name(parent: &str, hash: &str) -> String {
+    let mut end = parent.len().min(PARENT_LIMIT);
+    while !parent.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}-{hash}", parent.get(..end).unwrap_or_default())
+}
+
+/// The part after the last `-`; a text without one is its own short form.
+pub fn short_hash(revision: &str) -> &str {
+    revision.rsplit('-').next().unwrap_or(revision)
+}
+
+/// True if both name one revision, be it by full name or by hash alone.
+pub fn same_revision(a: &str, b: &str) -> bool {
+    a == b || short_hash(a) == short_hash(b)
+}
+
+/// One stored ControllerRevision, with the template it holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Revision {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Identity.
+    pub uid: Uid,
+    /// Opaque version, for preconditions.
+    pub resource_version: Arc<str>,
+    /// `revision`: the highest is the newest.
+    pub number: i64,
+    /// The pod template, without the patch directive.
+    pub template: Arc<Value>,
+    /// When it was stored.
+    pub created: Option<Timestamp>,
+    /// UID of the controlling owner.
+    pub controller: Option<Uid>,
+    /// All labels.
+    pub labels: BTreeMap<String, String>,
+    /// All annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Revision {
+    /// Reads a stored revision; `None` if it holds no pod template.
+    pub fn parse(stored: &ControllerRevision) -> Option<Self> {
+        let metadata = &stored.metadata;
+        let mut template = template_of(&stored.data.as_ref()?.0)?.clone();
+        if let Some(map) = template.as_object_mut() {
+            map.remove("$patch");
+        }
+        let owners = metadata.owner_references.as_deref().unwrap_or_default();
+        let controller = owners.iter().find(|owner| owner.controller == Some(true));
+        Some(Self {
+            key: ObjectKey::new(
+                metadata.namespace.as_deref().unwrap_or_default(),
+                metadata.name.as_deref().unwrap_or_default(),
+            ),
+            uid: Uid::from(metadata.uid.as_deref().unwrap_or_default()),
+            resource_version: metadata.resource_version.as_deref().unwrap_or_default().into(),
+            number: stored.revision,
+            template: Arc::new(template),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+            controller: controller.map(|owner| Uid::from(owner.uid.as_str())),
+            labels: metadata.labels.clone().unwrap_or_default(),
+            annotations: metadata.annotations.clone().unwrap_or_default(),
+        })
+    }
+
+    /// Name of the revision.
+    pub fn name(&self) -> &str {
+        &self.key.name
+    }
+}
+
+/// Orders revisions oldest first: by number, creation time, name.
+pub fn sort(revisions: &mut [Arc<Revision>]) {
+    revisions.sort_by(|a, b| (a.number, a.created, &a.key.name).cmp(&(b.number, b.created, &b.key.name)));
+}
+
+/// What has to happen so that the live template is the newest revision.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// The newest revision holds this template already.
+    Use(Arc<Revision>),
+    /// An older revision holds it: make that one the newest again.
+    Raise {
+        /// The revision to raise.
+        revision: Arc<Revision>,
+        /// Its new number.
+        to: i64,
+    },
+    /// No revision holds it. If the name is taken by other content, decide again with the next collision count.
+    Create {
+        /// Name of the new revision.
+        name: String,
+        /// Its hash, for the label.
+        hash: String,
+        /// Its number.
+        number: i64,
+        /// Its data, in the reference's form.
+        data: Value,
+    },
+}
+
+/// Finds the update revision among `sorted` ones, newest equal one first.
+pub fn decide(sorted: &[Arc<Revision>], template: &Value, parent: &str, collision_count: i32) -> Decision {
+    let live = canonical_template(template);
+    let highest = sorted.last().map_or(0, |last| last.number);
+    for (age, revision) in sorted.iter().rev().enumerate() {
+        let equal = *revision.template == live
+            || same(Some(&canonical_template(&revision.template)), Some(&live), "");
+        if equal {
+            let revision = Arc::clone(revision);
+            return if age == 0 {
+                Decision::Use(revision)
+            } else {
+                Decision::Raise { revision, to: highest + 1 }
+            };
+        }
+    }
+    let data = canonical(&data_of(template));
+    let hash = hash(&canonical_bytes(&data), collision_count);
+    Decision::Create { name: name(parent, &hash), hash, number: highest + 1, data }
+}
+
+/// The revision pods are still allowed to be at: the one the status names, else the update revision.
+pub fn current(
+    sorted: &[Arc<Revision>],
+    status_current: Option<&str>,
+    update: &Arc<Revision>,
+) -> Arc<Revision> {
+    let named = status_current.and_then(|name| sorted.iter().find(|revision| revision.name() == name));
+    Arc::clone(named.unwrap_or(update))
+}
+
+/// The oldest revisions that nothing uses, as many as exceed the history limit.
+pub fn to_delete(
+    sorted: &[Arc<Revision>],
+    live: &dyn Fn(&Revision) -> bool,
+    limit: usize,
+) -> Vec<Arc<Revision>> {
+    let mut unused: Vec<_> = sorted.iter().filter(|revision| !live(revision)).map(Arc::clone).collect();
+    unused.truncate(unused.len().saturating_sub(limit));
+    unused
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn revision(number: i64, image: &str) -> Arc<Revision> {
+        let template = json!({"spec": {"containers": [{"name": "main", "image": image}]}});
+        let data = data_of(&template);
+        let stored: ControllerRevision = serde_json::from_value(json!({
+            "metadata": {"name": format!("web-{image}"), "namespace": "ns", "uid": format!("u{number}"),
+                "ownerReferences": [{"apiVersion": "a/v1", "kind": "K", "name": "web", "uid": "o", "controller": true}]},
+            "revision": number, "data": data,
+        }))
+        .unwrap();
+        Arc::new(Revision::parse(&stored).unwrap())
+    }
+
+    fn template(image: &str) -> Value {
+        json!({"spec": {"containers": [{"name": "main", "image": image, "resources": {}}]}})
+    }
+
+    #[test]
+    fn a_name_keeps_223_bytes_of_the_parent_and_no_half_characters() {
+        assert_eq!(name("web", "abc"), "web-abc");
+        assert_eq!(name(&"a".repeat(300), "h").len(), 225);
+        assert_eq!(name(&format!("{}é", "a".repeat(222)), "h"), format!("{}-h", "a".repeat(222)));
+    }
+
+    #[test]
+    fn long_and_short_forms_name_one_revision() {
+        assert!(same_revision("web-6c4", "6c4"));
+        assert!(same_revision("web-6c4", "other-6c4"));
+        assert!(!same_revision("web-6c4", "web-6c5"));
+    }
+
+    #[test]
+    fn the_newest_equal_revision_is_used() {
+        let sorted = [revision(1, "x:1"), revision(2, "x:2")];
+        assert_eq!(decide(&sorted, &template("x:2"), "web", 0), Decision::Use(Arc::clone(&sorted[1])));
+    }
+
+    #[test]
+    fn reverting_to_the_first_of_three_raises_it_to_four() {
+        let sorted = [revision(1, "x:1"), revision(2, "x:2"), revision(3, "x:3")];
+        let decision = decide(&sorted, &template("x:1"), "web", 0);
+        assert_eq!(decision, Decision::Raise { revision: Arc::clone(&sorted[0]), to: 4 });
+    }
+
+    #[test]
+    fn a_name_clash_yields_the_next_name() {
+        let live = json!({"metadata": {"labels": {"app": "demo"}},
+            "spec": {"containers": [{"name": "main", "image": "nginx:1.0"}]}});
+        for (count, expected) in [(0, "web-6c4bf58578"), (1, "web-6c4bf58579")] {
+            let Decision::Create { name, number, .. } = decide(&[], &live, "web", count) else {
+                unreachable!()
+            };
+            assert_eq!((name.as_str(), number), (expected, 1));
+        }
+    }
+
+    #[test]
+    fn what_was_created_is_used_the_next_time() {
+        let Decision::Create { data, .. } = decide(&[], &template("x:1"), "web", 0) else { unreachable!() };
+        let mut stored = (*revision(1, "x:0")).clone();
+        stored.template = Arc::new(template_of(&data).unwrap().clone());
+        assert!(matches!(decide(&[Arc::new(stored)], &template("x:1"), "web", 0), Decision::Use(_)));
+    }
+
+    #[test]
+    fn the_current_revision_is_the_one_the_status_names() {
+        let sorted = [revision(1, "x:1"), revision(2, "x:2")];
+        assert_eq!(current(&sorted, Some("web-x:1"), &sorted[1]).number, 1);
+        assert_eq!(current(&sorted, Some("gone"), &sorted[1]).number, 2);
+        assert_eq!(current(&sorted, None, &sorted[1]).number, 2);
+    }
+
+    #[test]
+    fn the_oldest_unused_revisions_beyond_the_limit_go() {
+        let mut all: Vec<_> = (1..=5).rev().map(|n| revision(n, "x")).collect();
+        sort(&mut all);
+        let gone = to_delete(&all, &|revision| revision.number == 2 || revision.number == 5, 1);
+        assert_eq!(gone.iter().map(|revision| revision.number).collect::<Vec<_>>(), [1, 3]);
+        assert!(to_delete(&all, &|_| false, 10).is_empty());
+    }
+}
