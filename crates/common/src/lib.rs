@@ -11,5 +11,6 @@ pub mod pod;
 pub mod pod_wire;
 pub mod readiness;
 pub mod revision;
+pub mod selector;
 pub mod template_defaults;
 pub mod update_sort;

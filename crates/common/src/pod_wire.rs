@@ -1,1 +1,622 @@
-//! Reading a PodView straight off the wire.
+//! Reading a PodView straight off the wire: what plans do not read is skipped while parsing, never stored.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::key::{ObjectKey, Uid};
+use crate::pod::{
+    ConditionView, ContainerStatusView, ContainerView, EnvFromMetadata, OwnerView, Phase, PodView,
+    ResourcesView,
+};
+
+/// Env variable, injected on creation, whose configMap key `p_<n>` is the launch priority of its container.
+pub const BARRIER_ENV: &str = "KRUISE_CONTAINER_BARRIER";
+
+/// A Pod as the API server sends it, without the parts that nothing reads. Has metadata of its own, without
+/// `managedFields`, so that watches can handle it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct PodWire {
+    #[serde(default, deserialize_with = "metadata")]
+    metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "nullable")]
+    spec: SpecWire,
+    #[serde(default, deserialize_with = "nullable")]
+    status: StatusWire,
+}
+
+impl kube::Resource for PodWire {
+    type DynamicType = ();
+    type Scope = <Pod as kube::Resource>::Scope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        <Pod as kube::Resource>::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        <Pod as kube::Resource>::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        <Pod as kube::Resource>::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        <Pod as kube::Resource>::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// `null` and absent both read as the default: Go writes nil maps and lists as `null`.
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// An unreadable time is an unknown one: one odd pod must not stop a watch of all of them.
+fn time(text: Option<String>) -> Option<Timestamp> {
+    text?.parse().ok()
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MetaWire {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    creation_timestamp: Option<String>,
+    deletion_timestamp: Option<String>,
+    labels: Option<BTreeMap<String, Option<String>>>,
+    annotations: Option<BTreeMap<String, Option<String>>>,
+    finalizers: Option<Vec<String>>,
+    owner_references: Option<Vec<OwnerWire>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OwnerWire {
+    api_version: Option<String>,
+    kind: Option<String>,
+    name: Option<String>,
+    uid: Option<String>,
+    controller: Option<bool>,
+    block_owner_deletion: Option<bool>,
+}
+
+fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+    let meta: MetaWire = nullable(from)?;
+    let texts = |map: Option<BTreeMap<String, Option<String>>>| {
+        map.map(|map| map.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect())
+    };
+    Ok(ObjectMeta {
+        name: meta.name,
+        namespace: meta.namespace,
+        uid: meta.uid,
+        resource_version: meta.resource_version,
+        creation_timestamp: time(meta.creation_timestamp).map(Time),
+        deletion_timestamp: time(meta.deletion_timestamp).map(Time),
+        labels: texts(meta.labels),
+        annotations: texts(meta.annotations),
+        finalizers: meta.finalizers,
+        owner_references: meta.owner_references.map(|owners| {
+            owners
+                .into_iter()
+                .map(|owner| OwnerReference {
+                    api_version: owner.api_version.unwrap_or_default(),
+                    kind: owner.kind.unwrap_or_default(),
+                    name: owner.name.unwrap_or_default(),
+                    uid: owner.uid.unwrap_or_default(),
+                    controller: owner.controller,
+                    block_owner_deletion: owner.block_owner_deletion,
+                })
+                .collect()
+        }),
+        ..ObjectMeta::default()
+    })
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SpecWire {
+    node_name: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    readiness_gates: Vec<GateWire>,
+    #[serde(default, deserialize_with = "nullable")]
+    containers: Vec<ContainerWire>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GateWire {
+    #[serde(default, deserialize_with = "nullable")]
+    condition_type: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct ContainerWire {
+    #[serde(default, deserialize_with = "nullable")]
+    name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    image: String,
+    #[serde(default, deserialize_with = "nullable")]
+    resources: ResourcesWire,
+    #[serde(default, deserialize_with = "nullable")]
+    env: Vec<EnvWire>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct ResourcesWire {
+    #[serde(default, deserialize_with = "nullable")]
+    limits: BTreeMap<String, Value>,
+    #[serde(default, deserialize_with = "nullable")]
+    requests: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EnvWire {
+    #[serde(default, deserialize_with = "nullable")]
+    name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    value_from: EnvSourceWire,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EnvSourceWire {
+    #[serde(default, deserialize_with = "nullable")]
+    field_ref: FieldRefWire,
+    #[serde(default, deserialize_with = "nullable")]
+    config_map_key_ref: KeyRefWire,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FieldRefWire {
+    #[serde(default, deserialize_with = "nullable")]
+    field_path: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct KeyRefWire {
+    #[serde(default, deserialize_with = "nullable")]
+    key: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusWire {
+    #[serde(default, deserialize_with = "nullable")]
+    phase: String,
+    #[serde(default, deserialize_with = "nullable")]
+    conditions: Vec<ConditionWire>,
+    #[serde(default, deserialize_with = "nullable")]
+    container_statuses: Vec<ContainerStatusWire>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ConditionWire {
+    #[serde(default, deserialize_with = "nullable", rename = "type")]
+    kind: String,
+    #[serde(default, deserialize_with = "nullable")]
+    status: String,
+    #[serde(default, deserialize_with = "nullable")]
+    reason: String,
+    #[serde(default, deserialize_with = "nullable")]
+    message: String,
+    last_transition_time: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerStatusWire {
+    #[serde(default, deserialize_with = "nullable")]
+    name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    image: String,
+    #[serde(default, deserialize_with = "nullable", rename = "imageID")]
+    image_id: String,
+    #[serde(default, deserialize_with = "nullable", rename = "containerID")]
+    container_id: String,
+    #[serde(default, deserialize_with = "nullable")]
+    ready: bool,
+    #[serde(default, deserialize_with = "nullable")]
+    restart_count: i32,
+    #[serde(default, deserialize_with = "nullable")]
+    state: StateWire,
+    #[serde(default, deserialize_with = "nullable")]
+    resources: ResourcesWire,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct StateWire {
+    #[serde(default, deserialize_with = "nullable")]
+    waiting: WaitingWire,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct WaitingWire {
+    #[serde(default, deserialize_with = "nullable")]
+    reason: String,
+}
+
+/// Texts that many pods share, each stored once. Texts that only the interner still knows are dropped each time
+/// it has doubled, so it is never much larger than what is in use.
+struct Interner {
+    texts: HashSet<Arc<str>>,
+    purge_at: usize,
+}
+
+/// Below this many texts no purge is worth its time.
+const SMALL: usize = 1024;
+
+static SHARED: LazyLock<Mutex<Interner>> =
+    LazyLock::new(|| Mutex::new(Interner { texts: HashSet::new(), purge_at: SMALL }));
+
+impl Interner {
+    fn text(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return Arc::clone(known);
+        }
+        if self.texts.len() >= self.purge_at {
+            self.texts.retain(|known| Arc::strong_count(known) > 1);
+            self.texts.shrink_to(2 * self.texts.len());
+            self.purge_at = SMALL.max(2 * self.texts.len());
+        }
+        let new: Arc<str> = text.into();
+        self.texts.insert(Arc::clone(&new));
+        new
+    }
+}
+
+/// Labels that hold another value on every pod: sharing them would cost more than it saves.
+const UNSHARED_LABELS: [&str; 3] = [
+    "apps.kruise.io/cloneset-instance-id",
+    "statefulset.kubernetes.io/pod-name",
+    "batch.kubernetes.io/job-completion-index",
+];
+
+impl From<PodWire> for PodView {
+    fn from(wire: PodWire) -> Self {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        view(wire, &mut shared)
+    }
+}
+
+fn view(wire: PodWire, shared: &mut Interner) -> PodView {
+    let PodWire { metadata: meta, spec, status } = wire;
+    let containers: Box<[ContainerView]> =
+        spec.containers.iter().map(|container| container_view(container, shared)).collect();
+    let read_by_env: BTreeSet<&str> = containers
+        .iter()
+        .flat_map(|container| &container.env_from_metadata)
+        .filter(|env| !env.label)
+        .map(|env| &*env.key)
+        .collect();
+    let annotations = meta
+        .annotations
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| is_kept(key) || read_by_env.contains(key.as_str()))
+        .map(|(key, value)| (shared.text(&key), value.into()))
+        .collect();
+    let labels = meta
+        .labels
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| {
+            let own = UNSHARED_LABELS.contains(&key.as_str());
+            (shared.text(&key), if own { value.into() } else { shared.text(&value) })
+        })
+        .collect();
+    PodView {
+        key: ObjectKey {
+            namespace: shared.text(meta.namespace.as_deref().unwrap_or_default()),
+            name: meta.name.unwrap_or_default().into(),
+        },
+        uid: Uid(meta.uid.unwrap_or_default().into()),
+        resource_version: meta.resource_version.unwrap_or_default().into(),
+        created: meta.creation_timestamp.map(|time| time.0),
+        deleted: meta.deletion_timestamp.map(|time| time.0),
+        labels,
+        annotations,
+        finalizers: meta.finalizers.into_iter().flatten().map(|name| shared.text(&name)).collect(),
+        owners: meta.owner_references.iter().flatten().map(|owner| owner_view(owner, shared)).collect(),
+        node: spec.node_name.filter(|node| !node.is_empty()).map(|node| shared.text(&node)),
+        readiness_gates: spec.readiness_gates.iter().map(|gate| shared.text(&gate.condition_type)).collect(),
+        containers,
+        phase: phase(&status.phase),
+        conditions: status
+            .conditions
+            .into_iter()
+            .map(|condition| condition_view(condition, shared))
+            .collect(),
+        statuses: status.container_statuses.into_iter().map(|status| status_view(status, shared)).collect(),
+    }
+}
+
+/// Annotations that Kruise reads on any pod.
+fn is_kept(key: &str) -> bool {
+    key.contains("kruise.io/")
+        || matches!(
+            key,
+            "inplace-update-state" | "inplace-update-grace" | crate::update_sort::DELETION_COST_ANNOTATION
+        )
+}
+
+fn phase(text: &str) -> Phase {
+    match text {
+        "" | "Pending" => Phase::Pending,
+        "Running" => Phase::Running,
+        "Succeeded" => Phase::Succeeded,
+        "Failed" => Phase::Failed,
+        _ => Phase::Unknown,
+    }
+}
+
+fn owner_view(owner: &OwnerReference, shared: &mut Interner) -> OwnerView {
+    let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+    OwnerView {
+        group: shared.text(group),
+        kind: shared.text(&owner.kind),
+        name: shared.text(&owner.name),
+        uid: Uid(shared.text(&owner.uid)),
+        controller: owner.controller.unwrap_or(false),
+    }
+}
+
+fn container_view(container: &ContainerWire, shared: &mut Interner) -> ContainerView {
+    ContainerView {
+        name: shared.text(&container.name),
+        image: shared.text(&container.image),
+        resources: resources_view(&container.resources, shared),
+        env_from_metadata: container.env.iter().filter_map(|env| env_from_metadata(env, shared)).collect(),
+        launch_priority: container
+            .env
+            .iter()
+            .find(|env| env.name == BARRIER_ENV)
+            .and_then(|env| env.value_from.config_map_key_ref.key.strip_prefix("p_")?.parse().ok()),
+    }
+}
+
+/// `metadata.labels['key']` or `metadata.annotations['key']`.
+fn env_from_metadata(env: &EnvWire, shared: &mut Interner) -> Option<EnvFromMetadata> {
+    let path = env.value_from.field_ref.field_path.strip_prefix("metadata.")?;
+    let (label, subscript) = match path.strip_prefix("labels") {
+        Some(subscript) => (true, subscript),
+        None => (false, path.strip_prefix("annotations")?),
+    };
+    let key = subscript.strip_prefix("['")?.strip_suffix("']")?;
+    Some(EnvFromMetadata { name: shared.text(&env.name), label, key: shared.text(key) })
+}
+
+fn resources_view(resources: &ResourcesWire, shared: &mut Interner) -> Option<Box<ResourcesView>> {
+    let mut quantities = |map: &BTreeMap<String, Value>| -> BTreeMap<Arc<str>, Arc<str>> {
+        map.iter()
+            .map(|(name, quantity)| {
+                let text = quantity.as_str().map_or_else(|| Cow::Owned(quantity.to_string()), Cow::Borrowed);
+                (shared.text(name), shared.text(&text))
+            })
+            .collect()
+    };
+    let view =
+        ResourcesView { limits: quantities(&resources.limits), requests: quantities(&resources.requests) };
+    (!view.limits.is_empty() || !view.requests.is_empty()).then(|| Box::new(view))
+}
+
+fn condition_view(condition: ConditionWire, shared: &mut Interner) -> ConditionView {
+    ConditionView {
+        kind: shared.text(&condition.kind),
+        status: shared.text(&condition.status),
+        reason: shared.text(&condition.reason),
+        message: shared.text(&condition.message),
+        changed: time(condition.last_transition_time),
+    }
+}
+
+fn status_view(status: ContainerStatusWire, shared: &mut Interner) -> ContainerStatusView {
+    ContainerStatusView {
+        name: shared.text(&status.name),
+        image: shared.text(&status.image),
+        image_id: shared.text(&status.image_id),
+        container_id: status.container_id.into(),
+        ready: status.ready,
+        restarts: status.restart_count,
+        waiting: shared.text(&status.state.waiting.reason),
+        resources: resources_view(&status.resources, shared),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::Resource as _;
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(pod: &Value) -> PodView {
+        serde_json::from_slice::<PodWire>(&serde_json::to_vec(pod).unwrap()).unwrap().into()
+    }
+
+    fn full() -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "novelty": {"a": [1, {"b": null}]},
+            "metadata": {
+                "name": "web-0", "namespace": "shop", "uid": "u-1", "resourceVersion": "42", "generation": 3,
+                "creationTimestamp": "2026-01-02T03:04:05Z", "deletionTimestamp": "2026-01-02T03:05:05Z",
+                "labels": {"app": "web"},
+                "annotations": {
+                    "apps.kruise.io/inplace-update-state": "{}", "inplace-update-grace": "{}",
+                    "controller.kubernetes.io/pod-deletion-cost": "5",
+                    "kubectl.kubernetes.io/last-applied-configuration": "huge", "config": "v1", "unread": "x",
+                },
+                "finalizers": ["example.io/f"],
+                "ownerReferences": [{
+                    "apiVersion": "apps.kruise.io/v1alpha1", "kind": "CloneSet", "name": "web", "uid": "u-0",
+                    "controller": true, "blockOwnerDeletion": true,
+                }],
+                "managedFields": [{"manager": "x", "fieldsV1": {"f:metadata": {}}}],
+            },
+            "spec": {
+                "nodeName": "node1", "novelty": 1,
+                "readinessGates": [{"conditionType": "InPlaceUpdateReady"}],
+                "containers": [{
+                    "name": "main", "image": "nginx:1", "ports": [{"containerPort": 80}],
+                    "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": 1}},
+                    "env": [
+                        {"name": "PLAIN", "value": "x"},
+                        {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+                        {"name": "CFG", "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['config']"}}},
+                        {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                        {"name": BARRIER_ENV, "valueFrom": {"configMapKeyRef": {"name": "b", "key": "p_10"}}},
+                    ],
+                }],
+            },
+            "status": {
+                "phase": "Running",
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-02T03:04:15Z"}],
+                "containerStatuses": [{
+                    "name": "main", "image": "docker.io/library/nginx:1", "imageID": "sha256:1",
+                    "containerID": "containerd://1", "ready": true, "restartCount": 2,
+                    "state": {"waiting": {"reason": "ImagePullBackOff", "message": "m"}},
+                    "resources": {"limits": {"cpu": "1"}},
+                }],
+            },
+        })
+    }
+
+    #[test]
+    fn a_pod_is_read_and_unknown_fields_are_skipped() {
+        let pod = read(&full());
+        assert_eq!(pod.key.to_string(), "shop/web-0");
+        assert_eq!((&*pod.uid.0, &*pod.resource_version), ("u-1", "42"));
+        assert_eq!(pod.created.unwrap().to_string(), "2026-01-02T03:04:05Z");
+        assert_eq!(pod.deleted.unwrap().to_string(), "2026-01-02T03:05:05Z");
+        let kept: Vec<&str> = pod.annotations.keys().map(AsRef::as_ref).collect();
+        assert_eq!(
+            kept,
+            [
+                "apps.kruise.io/inplace-update-state",
+                "config",
+                "controller.kubernetes.io/pod-deletion-cost",
+                "inplace-update-grace"
+            ]
+        );
+        assert_eq!(
+            pod.controller().map(|owner| (&*owner.group, &*owner.name)),
+            Some(("apps.kruise.io", "web"))
+        );
+        assert_eq!((pod.label("app"), pod.node.as_deref()), (Some("web"), Some("node1")));
+        assert!(pod.has_readiness_gate("InPlaceUpdateReady") && pod.is_ready());
+        let main = &pod.containers[0];
+        assert_eq!((main.launch_priority, main.env_from_metadata.len()), (Some(10), 2));
+        let resources = main.resources.as_ref().unwrap();
+        assert_eq!((&*resources.limits["memory"], &*resources.requests["cpu"]), ("1Gi", "1"));
+        let status = &pod.statuses[0];
+        assert_eq!((status.restarts, &*status.waiting, status.ready), (2, "ImagePullBackOff", true));
+        assert_eq!(&*status.image_id, "sha256:1");
+    }
+
+    /// Replaces what `path` leads to by null, and goes on below it.
+    fn with_each_null(value: &Value, check: &mut dyn FnMut(&dyn Fn(Value) -> Value)) {
+        let mut pointers = Vec::new();
+        collect(value, String::new(), &mut pointers);
+        for pointer in pointers {
+            check(&|mut whole: Value| {
+                *whole.pointer_mut(&pointer).unwrap() = Value::Null;
+                whole
+            });
+        }
+    }
+
+    fn collect(value: &Value, at: String, pointers: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, inner) in map {
+                    collect(inner, format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), pointers);
+                }
+            }
+            Value::Array(list) => {
+                for (index, inner) in list.iter().enumerate() {
+                    // Entries themselves are never null: only what is optional is.
+                    let mut below = Vec::new();
+                    let entry = format!("{at}/{index}");
+                    collect(inner, entry.clone(), &mut below);
+                    below.retain(|pointer| *pointer != entry);
+                    pointers.extend(below);
+                }
+            }
+            _ => {}
+        }
+        if !at.is_empty() {
+            pointers.push(at);
+        }
+    }
+
+    #[test]
+    fn any_field_may_be_null() {
+        let mut count = 0;
+        with_each_null(&full(), &mut |replace| {
+            let _ = read(&replace(full()));
+            count += 1;
+        });
+        assert!(count > 60, "{count}");
+        for empty in [json!({}), json!({"metadata": null, "spec": null, "status": null})] {
+            assert_eq!(read(&empty), PodView::default());
+        }
+    }
+
+    #[test]
+    fn a_barrier_that_is_not_a_key_reference_is_no_priority() {
+        for (env, priority) in [
+            (json!({"name": BARRIER_ENV, "value": "p_3"}), None),
+            (json!({"name": BARRIER_ENV, "valueFrom": {"configMapKeyRef": {"key": "q_3"}}}), None),
+            (json!({"name": BARRIER_ENV, "valueFrom": {"configMapKeyRef": {"key": "p_x"}}}), None),
+            (json!({"name": BARRIER_ENV, "valueFrom": {"configMapKeyRef": {"key": "p_-3"}}}), Some(-3)),
+            (json!({"name": "KRUISE_CONTAINER_PRIORITY", "value": "3"}), None),
+        ] {
+            let pod = read(&json!({"spec": {"containers": [{"name": "c", "env": [env]}]}}));
+            assert_eq!(pod.containers[0].launch_priority, priority);
+        }
+    }
+
+    #[test]
+    fn watches_see_a_core_pod_without_managed_fields() {
+        assert_eq!(PodWire::url_path(&(), Some("shop")), "/api/v1/namespaces/shop/pods");
+        let wire: PodWire = serde_json::from_value(full()).unwrap();
+        assert_eq!(wire.meta().name.as_deref(), Some("web-0"));
+        assert_eq!(wire.meta().managed_fields, None);
+    }
+
+    #[test]
+    fn equal_texts_of_two_pods_are_stored_once() {
+        let (a, b) = (read(&full()), read(&full()));
+        assert!(Arc::ptr_eq(&a.labels["app"], &b.labels["app"]));
+        assert!(Arc::ptr_eq(&a.containers[0].image, &b.containers[0].image));
+    }
+
+    #[test]
+    fn texts_nobody_uses_are_dropped() {
+        let mut interner = Interner { texts: HashSet::new(), purge_at: SMALL };
+        let held = interner.text("held");
+        for number in 0..100 * SMALL {
+            interner.text(&number.to_string());
+        }
+        assert!(interner.texts.len() <= 2 * SMALL, "{}", interner.texts.len());
+        assert!(Arc::ptr_eq(&held, &interner.text("held")));
+    }
+}
