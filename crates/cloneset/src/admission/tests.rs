@@ -561,12 +561,14 @@ fn context() -> (Context, Arc<Kubernetes>) {
 }
 
 fn request(operation: &str, version: &str, object: Value, old: Value) -> AdmissionRequest {
-    serde_json::from_value(json!({
-        "uid": "r", "operation": operation, "namespace": "ns", "name": "web", "object": object, "oldObject": old,
+    let bare: AdmissionRequest = serde_json::from_value(json!({
+        "uid": "r", "operation": operation, "namespace": "ns", "name": "web",
         "resource": { "group": "apps.kruise.io", "version": version, "resource": "clonesets" },
         "userInfo": { "username": "jane" },
     }))
-    .unwrap()
+    .unwrap();
+    let some = |value: Value| Some(value).filter(|value| !value.is_null());
+    AdmissionRequest { object: some(object), old_object: some(old), ..bare }
 }
 
 #[tokio::test]
