@@ -1,4 +1,4 @@
-//! The part of a Pod that plans read: a few hundred bytes instead of the 15 KB of a full one.
+//! The part of a Pod that plans read: a fraction of a full one, texts that pods share counted once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ pub struct ContainerView {
     pub resources: Option<Box<ResourcesView>>,
     /// Env read from labels and annotations through `fieldRef`.
     pub env_from_metadata: Box<[EnvFromMetadata]>,
-    /// `KRUISE_CONTAINER_BARRIER`'s configMap key `p_<n>` as n, or the plain `KRUISE_CONTAINER_PRIORITY` value.
+    /// n of `KRUISE_CONTAINER_BARRIER`'s configMap key `p_<n>`; `None` without one, or if it has another form.
     pub launch_priority: Option<i32>,
 }
 
@@ -138,7 +138,7 @@ pub struct PodView {
     pub containers: Box<[ContainerView]>,
     /// `status.phase`.
     pub phase: Phase,
-    /// `status.conditions`.
+    /// `status.conditions`, except the steps of a start that kubelet reports and nothing reads.
     pub conditions: Box<[ConditionView]>,
     /// `status.containerStatuses`.
     pub statuses: Box<[ContainerStatusView]>,
