@@ -10,7 +10,7 @@ use futures::FutureExt;
 use kruise_common::key::ObjectKey;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -25,10 +25,11 @@ pub enum Requeue {
     After(Duration),
 }
 
-/// Runs `workers` workers that take keys from `queue` and reconcile them, until `shutdown` turns true or its sender is
+/// Runs `workers` workers (at least one) that take keys from `queue` and reconcile them, until `shutdown` turns true or its sender is
 /// gone; returns when the rounds then in flight are over.
 ///
-/// A failed round is retried after the key's back-off; so is one that panics, which stops nobody else.
+/// A failed round is retried after the key's back-off; so is one that panics, which stops nobody else. Rounds run in a
+/// span with the fields `controller`, `object` and `generation`; the last is the round's to record.
 pub async fn run_controller<F, R, E>(
     name: &'static str,
     queue: WorkQueue,
@@ -41,6 +42,7 @@ pub async fn run_controller<F, R, E>(
     R: Future<Output = Result<Requeue, E>> + Send + 'static,
     E: Into<anyhow::Error> + Send + 'static,
 {
+    let workers = workers.max(1);
     metrics.max_concurrent.set(i64::try_from(workers).unwrap_or(i64::MAX));
     let reconcile = Arc::new(reconcile);
     let mut running = JoinSet::new();
@@ -58,16 +60,21 @@ pub async fn run_controller<F, R, E>(
             }
         });
     }
-    tokio::select! {
-        _ = shutdown.wait_for(|stop| *stop) => {}
-        // Workers end only by shutdown; one that ends before is a fault nobody else can mend.
-        _ = running.join_next() => {}
-    }
+    let early = tokio::select! {
+        _ = shutdown.wait_for(|stop| *stop) => None,
+        // Workers end only by shutdown; one that ends before is a fault that nobody here can mend.
+        ended = running.join_next() => ended,
+    };
     queue.shut_down();
+    report(name, early);
     while let Some(ended) = running.join_next().await {
-        if let Err(error) = ended {
-            tracing::error!(controller = name, error = %error, "worker ended early");
-        }
+        report(name, Some(ended));
+    }
+}
+
+fn report(controller: &'static str, ended: Option<Result<(), JoinError>>) {
+    if let Some(Err(error)) = ended {
+        tracing::error!(controller, error = %error, "worker ended early");
     }
 }
 

@@ -83,7 +83,7 @@ async fn workers_share_keys_but_never_one_key() {
     rig.exports(r#"max_concurrent_reconciles{controller="test"} 3"#);
     rig.queue.add(key("a"));
     rig.queue.add(key("a"));
-    rig.run_for(Duration::from_secs(60)).await;
+    rig.run_for(Duration::from_mins(1)).await;
     assert_eq!((rig.starts("a"), rig.starts("b")), (vec![0, 10_000], vec![0]));
     rig.exports(r#"active_workers{controller="test"} 0"#);
     rig.exports(r#"reconcile_time_seconds_sum{controller="test"} 30"#);
@@ -97,7 +97,7 @@ async fn errors_back_off_by_doubling_until_a_success() {
         _ => Err(anyhow::anyhow!("not yet")),
     });
     rig.queue.add(key("a"));
-    rig.run_for(Duration::from_secs(60)).await;
+    rig.run_for(Duration::from_mins(1)).await;
     let starts = rig.starts("a");
     let gaps: Vec<_> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
     // Timers tick in milliseconds and each round's own sleep may take one.
@@ -119,7 +119,7 @@ async fn a_panic_is_retried_and_stops_nobody_else() {
     for name in ["bad", "good"] {
         rig.queue.add(key(name));
     }
-    rig.run_for(Duration::from_secs(60)).await;
+    rig.run_for(Duration::from_mins(1)).await;
     assert_eq!((rig.starts("bad").len(), rig.starts("good").len()), (3, 1));
     rig.exports(r#"reconcile_panics_total{controller="test"} 2"#);
     rig.exports(r#"reconcile_errors_total{controller="test"} 2"#);
@@ -133,7 +133,7 @@ async fn a_round_can_ask_for_the_next_one() {
         Ok(if nth < 3 { Requeue::After(Duration::from_secs(30)) } else { Requeue::None })
     });
     rig.queue.add(key("a"));
-    rig.run_for(Duration::from_secs(600)).await;
+    rig.run_for(Duration::from_mins(10)).await;
     let seconds: Vec<_> = rig.starts("a").iter().map(|start| start / 1000).collect();
     assert_eq!(seconds, [0, 30, 60]);
 }
@@ -148,7 +148,7 @@ async fn shutdown_waits_for_rounds_in_flight_and_starts_no_more() {
     rig.stop.send(true).unwrap();
     rig.run_for(Duration::from_secs(1)).await;
     assert!(!rig.task.is_finished());
-    rig.run_for(Duration::from_secs(60)).await;
+    rig.run_for(Duration::from_mins(1)).await;
     assert!(rig.task.is_finished());
     let rounds = rig.rounds.lock().unwrap().clone();
     assert_eq!(rounds.len(), 1);

@@ -55,7 +55,7 @@ async fn a_key_is_worked_on_once_at_a_time_and_again_if_it_changed_meanwhile() {
 #[tokio::test(start_paused = true)]
 async fn of_several_delays_the_earliest_holds() {
     let queue = plain();
-    queue.add_after(key("a"), Duration::from_secs(60));
+    queue.add_after(key("a"), Duration::from_mins(1));
     queue.add_after(key("a"), Duration::from_secs(20));
     queue.add_after(key("a"), Duration::from_secs(40));
     assert_eq!(wait(&queue).await.as_secs(), 20);
@@ -65,7 +65,7 @@ async fn of_several_delays_the_earliest_holds() {
 #[tokio::test(start_paused = true)]
 async fn a_waiting_worker_wakes_for_a_nearer_time_and_for_an_addition() {
     let queue = plain();
-    queue.add_after(key("late"), Duration::from_secs(60));
+    queue.add_after(key("late"), Duration::from_mins(1));
     let waiter = tokio::spawn({
         let queue = queue.clone();
         async move { (wait(&queue).await.as_secs(), wait(&queue).await.as_secs()) }
@@ -104,7 +104,7 @@ async fn all_keys_share_a_rate_once_the_burst_is_used_up() {
     let mut bucket = TokenBucket { tokens: 2.0, filled: Instant::now() };
     let mut reserve = || bucket.reserve(&limit, Instant::now()).as_millis();
     assert_eq!([reserve(), reserve(), reserve(), reserve()], [0, 0, 100, 200]);
-    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::advance(Duration::from_mins(1)).await;
     assert_eq!([reserve(), reserve(), reserve()], [0, 0, 100]);
 
     let queue = queue(limit);
@@ -144,7 +144,7 @@ async fn metrics_carry_the_names_dashboards_use() {
     for name in ["a", "b", "b", "c"] {
         queue.add(key(name));
     }
-    queue.add_after(key("d"), Duration::from_secs(60));
+    queue.add_after(key("d"), Duration::from_mins(1));
     let _first = queue.next().await.unwrap();
     tokio::time::advance(Duration::from_secs(2)).await;
     let _second = queue.next().await.unwrap();

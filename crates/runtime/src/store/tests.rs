@@ -1,9 +1,13 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::client::Body;
+use kube::core::DeserializeGuard;
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 
@@ -212,18 +216,20 @@ fn versions_that_are_no_numbers_hold_nothing_back() {
     assert!(store.is_empty());
 }
 
+/// A ConfigMap as a thing; one without data cannot be read.
+fn project(map: ConfigMap) -> Option<Thing> {
+    let name = map.metadata.name?;
+    map.data?;
+    Some(Thing {
+        key: key(&name),
+        uid: Uid::from(map.metadata.uid?),
+        version: map.metadata.resource_version?,
+        owners: vec![],
+    })
+}
+
 #[test]
 fn an_unreadable_object_is_counted_and_its_known_version_kept() {
-    fn project(map: ConfigMap) -> Option<Thing> {
-        let name = map.metadata.name?;
-        map.data?;
-        Some(Thing {
-            key: key(&name),
-            uid: Uid::from(map.metadata.uid?),
-            version: map.metadata.resource_version?,
-            owners: vec![],
-        })
-    }
     let map = |version: &str, readable: bool| {
         let mut map = ConfigMap { data: readable.then(BTreeMap::new), ..ConfigMap::default() };
         map.metadata.namespace = Some("ns".into());
@@ -244,6 +250,66 @@ fn an_unreadable_object_is_counted_and_its_known_version_kept() {
     assert_eq!((at(&store, "a").as_deref(), store.malformed()), (Some("1@5"), 2));
     take_in(&store, Event::Delete(map("7", false)), project);
     assert!(store.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_fills_the_store_page_by_page_outlives_errors_and_skips_what_it_cannot_read() {
+    fn guarded(map: DeserializeGuard<ConfigMap>) -> Option<Thing> {
+        project(map.0.ok()?)
+    }
+    fn map(name: &str, version: &str, data: &serde_json::Value) -> serde_json::Value {
+        json!({"metadata": {"namespace": "ns", "name": name, "uid": name, "resourceVersion": version}, "data": data})
+    }
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let asked = Arc::clone(&requests);
+    let server = tower::service_fn(move |request: http::Request<Body>| {
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let nth = {
+            let mut asked = asked.lock().unwrap();
+            asked.push(query.clone());
+            asked.len()
+        };
+        let (status, lines) = match nth {
+            1 => (500, vec![json!({"kind": "Status", "code": 500})]),
+            2 => {
+                let items = [map("a", "5", &json!({})), map("odd", "6", &json!(7))];
+                (200, vec![json!({"metadata": {"resourceVersion": "9", "continue": "more"}, "items": items})])
+            }
+            3 => (
+                200,
+                vec![json!({"metadata": {"resourceVersion": "9"}, "items": [map("b", "7", &json!({}))]})],
+            ),
+            4 => {
+                let changed = json!({"type": "MODIFIED", "object": map("a", "10", &json!({}))});
+                let odd = json!({"type": "ADDED", "object": map("odder", "11", &json!("text"))});
+                let gone = json!({"type": "DELETED", "object": map("b", "12", &json!({}))});
+                (200, vec![changed, odd, gone])
+            }
+            _ => (200, vec![]),
+        };
+        let body = lines.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        async move {
+            if nth > 4 {
+                std::future::pending::<()>().await;
+            }
+            let response = http::Response::builder().status(status);
+            response.body(Body::from(body.into_bytes()))
+        }
+    });
+    let api: Api<DeserializeGuard<ConfigMap>> = Api::all(kube::Client::new(server, "ns"));
+    let store = Store::new();
+    let watch =
+        run_watch(api, guarded, store.clone(), watcher::Config::default().labels("x=y").any_semantic());
+    assert!(tokio::time::timeout(Duration::from_mins(2), watch).await.is_err(), "a watch never ends");
+    assert_eq!((at(&store, "a").as_deref(), at(&store, "b"), store.len()), (Some("a@10"), None, 1));
+    assert_eq!((store.malformed(), store.is_ready()), (2, true));
+    let requests = requests.lock().unwrap().clone();
+    assert!(requests[1].contains("limit=500") && requests[1].contains("labelSelector=x%3Dy"), "{requests:?}");
+    assert!(!requests[1].contains("resourceVersion"), "{requests:?}");
+    assert!(
+        requests[3].contains("watch=true") && requests[3].contains("allowWatchBookmarks=true"),
+        "{requests:?}"
+    );
 }
 
 /// A server, its watch and the answers under way, all truthful.
