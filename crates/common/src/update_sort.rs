@@ -158,18 +158,17 @@ fn spread(matching: &[usize], others: &[usize], total: usize, total_others: usiz
     let total = total.saturating_sub(1);
     let (m_len, n_len) = (matching.len(), others.len());
     let mut result = Vec::with_capacity(m_len + n_len + 1);
-    let (m_size, n_size, groups) = if total_others * m_len >= n_len * total {
-        group_sizes(m_len, n_len)
+    let (m_size, n_size, groups, ahead) = if total_others * m_len >= n_len * total {
+        let (m_size, n_size, groups) = group_sizes(m_len, n_len);
+        (m_size, n_size, groups, 0)
     } else {
+        // More of the matching pods are updated already than of the others, which now catch up first.
         let (m_size, n_size, _) = group_sizes(total, total_others);
-        (m_size, n_size, (m_len / m_size).min(n_len / n_size))
+        let groups = (m_len / m_size).min(n_len / n_size);
+        (m_size, n_size, groups, n_len - groups * n_size)
     };
     let (mut matching, mut others) = (matching.iter(), others.iter());
-    // What does not fit into the groups comes before them; with the waiting pods' own groups there is nothing to
-    // emit ahead, a remainder follows at the end.
-    if total_others * m_len < n_len * total {
-        result.extend(others.by_ref().take(n_len - groups * n_size));
-    }
+    result.extend(others.by_ref().take(ahead));
     for _ in 0..groups {
         result.extend(matching.by_ref().take(m_size));
         result.extend(others.by_ref().take(n_size));
