@@ -511,6 +511,18 @@ fn in_place_only_takes_new_images_and_metadata_but_nothing_else() {
 }
 
 #[test]
+fn on_delete_takes_any_template_whatever_policy_is_left_over() {
+    let rolling = json!({ "podUpdatePolicy": "InPlaceOnly", "partition": 0, "maxUnavailable": 1 });
+    let old = changed(
+        Version::V1beta1,
+        &[("/spec/updateStrategy".into(), json!({ "type": "OnDelete", "rollingUpdate": rolling }))],
+    );
+    let mut new = old.clone();
+    new["spec"]["template"]["spec"]["nodeName"] = json!("n");
+    assert_eq!(texts(&validate(&new, Some(&old), Version::V1beta1, Operation::Update, &nobody)), [""; 0]);
+}
+
+#[test]
 fn protection_says_what_protects() {
     let with = |value: &str, replicas: Value| json!({ "metadata": { "labels": { DELETE_PROTECTION: value } }, "spec": { "replicas": replicas } });
     let prefix = "forbidden by ResourcesProtectionDeletion for policy.kruise.io/delete-protection=";

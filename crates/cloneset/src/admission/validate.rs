@@ -395,7 +395,10 @@ fn check_update(view: &View<'_>, old: &Value, faults: &mut Vec<FieldError>) {
     if fixed(view.spec) != fixed(old) {
         faults.push(FieldError::forbidden("spec", IMMUTABLE));
     }
+    // With OnDelete the policy is a leftover: nothing is updated in place.
+    let on_delete = view.kind.is_some_and(|kind| kind == "OnDelete");
     if view.policy() == "InPlaceOnly"
+        && !on_delete
         && let (Some(new), Some(old)) = (get(view.spec, "template"), get(old, "template"))
         && !differ_by_images_only(old, new)
     {
