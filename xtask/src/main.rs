@@ -1,2 +1,50 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask gen` writes the generated files, `cargo xtask tidy` checks the repository's own rules.
+
+mod generate;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Generated files and repository rules")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Write the files that are made from code.
+    Gen {
+        /// Write nothing; fail when a file is not what would be written.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check rules that neither the compiler nor clippy knows.
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    let root = root()?;
+    let complaints = match Arguments::parse().task {
+        Task::Gen { check: false } => {
+            generate::write(&root)?;
+            Vec::new()
+        }
+        Task::Gen { check: true } => generate::stale(&root)?,
+        Task::Tidy => tidy::check(&root)?,
+    };
+    if !complaints.is_empty() {
+        bail!("{}", complaints.join("\n"));
+    }
+    Ok(())
+}
+
+/// The workspace's directory.
+fn root() -> anyhow::Result<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(own.parent().context("xtask has no parent directory")?.to_owned())
+}

@@ -36,7 +36,8 @@ pub fn to_v1alpha1(object: Value) -> Result<Value, ConversionError> {
 
 /// What the two directions differ in.
 struct Version {
-    api_version: &'static str,
+    /// Its apiVersion.
+    name: &'static str,
     /// Rewrites an object of this version as the other one, by the table alone.
     leave: fn(&mut Value) -> Result<(), ConversionError>,
     /// Annotation on objects of this version that holds what only the other one can say.
@@ -53,7 +54,7 @@ enum Default {
 }
 
 static ALPHA: Version = Version {
-    api_version: V1ALPHA1,
+    name: V1ALPHA1,
     leave: alpha_to_beta,
     record: keys::V1BETA1_FIELDS,
     defaults: &[
@@ -64,7 +65,7 @@ static ALPHA: Version = Version {
 };
 
 static BETA: Version = Version {
-    api_version: V1BETA1,
+    name: V1BETA1,
     leave: beta_to_alpha,
     record: keys::V1ALPHA1_FIELDS,
     defaults: &[
@@ -145,7 +146,7 @@ fn convert(mut object: Value, from: &Version, to: &Version) -> Result<Value, Con
     {
         set(&mut object, &["metadata", "annotations", to.record], Value::String(text));
     }
-    set(&mut object, &["apiVersion"], Value::from(to.api_version));
+    set(&mut object, &["apiVersion"], Value::from(to.name));
     Ok(object)
 }
 

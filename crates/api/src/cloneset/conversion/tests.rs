@@ -1,4 +1,5 @@
 //! The conversion table, the recorded shapes, and the promise that nothing is lost.
+#![allow(clippy::needless_pass_by_value, reason = "tables of json! literals read better without references")]
 
 use proptest::prelude::*;
 use serde_json::json;
