@@ -40,7 +40,7 @@ fn with_env(annotation: &str) -> Value {
         "spec": {"containers": [{"name": "a", "image": "x:1", "env": env}, {"name": "b", "image": "x:1", "env": env}]}})
 }
 
-fn sized(limits: Value, requests: Value, policy: &str) -> Value {
+fn sized(limits: &Value, requests: &Value, policy: &str) -> Value {
     json!({"spec": {"containers": [{"name": "a", "image": "x:1",
         "resources": {"limits": limits, "requests": requests},
         "resizePolicy": [{"resourceName": "memory", "restartPolicy": policy}]}]}})
@@ -259,15 +259,15 @@ fn a_template_gaining_its_first_annotation_is_seen_by_env() {
 #[test]
 fn cpu_resizes_in_service_and_memory_with_a_restart_does_not() {
     let before = pod(("x:1", None), ("y:1", None));
-    let old = sized(json!({"cpu": "1", "memory": "1Gi"}), json!({"cpu": "500m"}), "RestartContainer");
-    let cpu = sized(json!({"cpu": "2", "memory": "1Gi"}), json!({"cpu": "500m"}), "RestartContainer");
+    let old = sized(&json!({"cpu": "1", "memory": "1Gi"}), &json!({"cpu": "500m"}), "RestartContainer");
+    let cpu = sized(&json!({"cpu": "2", "memory": "1Gi"}), &json!({"cpu": "500m"}), "RestartContainer");
     let (after, started) = begin(&before, &old, &cpu, 0);
     assert_eq!(started.unready, None);
     let resize = serde_json::to_value(started.resize.unwrap().spec).unwrap();
     assert_eq!(resize, json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "2"}}}]}));
     assert!(started.pod.spec.is_none());
     assert!(state(&after).update_resources);
-    let memory = sized(json!({"cpu": "1", "memory": "2Gi"}), json!({"cpu": "500m"}), "RestartContainer");
+    let memory = sized(&json!({"cpu": "1", "memory": "2Gi"}), &json!({"cpu": "500m"}), "RestartContainer");
     assert!(begin(&before, &old, &memory, 0).1.unready.is_some());
 }
 
@@ -290,13 +290,13 @@ fn a_resize_is_complete_when_the_status_says_the_same_by_value() {
 
 #[test]
 fn differences_a_running_pod_cannot_take_are_refused_with_their_place() {
-    let old = sized(json!({"cpu": "1"}), json!({"cpu": "500m"}), "NotRequired");
+    let old = sized(&json!({"cpu": "1"}), &json!({"cpu": "500m"}), "NotRequired");
     let refused =
         |new: &Value, options| diff(&revision("a", &old), &revision("b", new), options).unwrap_err().path;
-    let more = sized(json!({"cpu": "2"}), json!({"cpu": "500m"}), "NotRequired");
+    let more = sized(&json!({"cpu": "2"}), &json!({"cpu": "500m"}), "NotRequired");
     let off = InPlaceOptions::default();
     assert_eq!(refused(&more, off), "spec.containers[0].resources");
-    let fewer = sized(json!({"cpu": "1"}), json!({}), "NotRequired");
+    let fewer = sized(&json!({"cpu": "1"}), &json!({}), "NotRequired");
     assert_eq!(refused(&fewer, ALL), "spec.containers[0].resources.requests");
     let renamed = json!({"spec": {"containers": [{"name": "z", "image": "x:1"}]}});
     assert!(refused(&renamed, ALL).starts_with("spec.containers[0]."));
@@ -312,7 +312,7 @@ fn differences_a_running_pod_cannot_take_are_refused_with_their_place() {
 #[test]
 fn a_change_of_the_qos_class_asks_for_a_new_pod() {
     let of = |request: &str| {
-        sized(json!({"cpu": "1", "memory": "1Gi"}), json!({"cpu": request, "memory": "1Gi"}), "NotRequired")
+        sized(&json!({"cpu": "1", "memory": "1Gi"}), &json!({"cpu": request, "memory": "1Gi"}), "NotRequired")
     };
     let refused = diff(&revision("a", &of("500m")), &revision("b", &of("1")), ALL).unwrap_err();
     assert_eq!(refused.to_string(), "spec.containers[*].resources: the QoS class would change");

@@ -43,6 +43,7 @@ const OPTIONAL: &[&str] = &[
     "schedulingGates",
     "searches",
     "nameservers",
+    "namespaces",
     "supplementalGroups",
     "sysctls",
     "tolerations",
@@ -55,7 +56,7 @@ const OPTIONAL: &[&str] = &[
     "requiredDuringSchedulingIgnoredDuringExecution",
 ];
 
-/// Texts and flags that a typed serialisation leaves out when they are "" or false.
+/// Texts, flags and numbers that a typed serialisation leaves out when they are "", false or 0.
 const ZERO: &[&str] = &[
     "value",
     "subPath",
@@ -78,6 +79,12 @@ const ZERO: &[&str] = &[
     "generateName",
     "namespace",
     "hostIP",
+    "hostPort",
+    "initialDelaySeconds",
+    "timeoutSeconds",
+    "periodSeconds",
+    "successThreshold",
+    "failureThreshold",
 ];
 
 /// `{"spec":{"template":{…,"$patch":"replace"}}}`, as a revision stores a template.
@@ -144,13 +151,13 @@ fn canonicalise(template: &mut Value) {
             rewrite(limit);
         }
         if let Some(api) = volume.get_mut("downwardAPI") {
-            entries(api, "items").iter_mut().for_each(|item| divisor(item.get_mut("resourceFieldRef")));
+            divisors(api);
         }
         if let Some(projected) = volume.get_mut("projected") {
             for api in
                 entries(projected, "sources").iter_mut().filter_map(|source| source.get_mut("downwardAPI"))
             {
-                entries(api, "items").iter_mut().for_each(|item| divisor(item.get_mut("resourceFieldRef")));
+                divisors(api);
             }
         }
         let claim = volume.get_mut("ephemeral").and_then(|source| source.get_mut("volumeClaimTemplate"));
@@ -186,6 +193,12 @@ fn rewrite(value: &mut Value) {
     }
 }
 
+fn divisors(api: &mut Value) {
+    for item in entries(api, "items") {
+        divisor(item.get_mut("resourceFieldRef"));
+    }
+}
+
 fn divisor(field: Option<&mut Value>) {
     if let Some(field) = field.and_then(Value::as_object_mut) {
         rewrite(field.entry("divisor").or_insert_with(|| Value::from("0")));
@@ -201,14 +214,23 @@ fn prune(value: &mut Value) {
                 if !free_form {
                     prune(value);
                 }
+                let known = key.as_str();
                 !(value.is_null()
-                    || OPTIONAL.contains(&key.as_str()) && is_empty(value)
-                    || ZERO.contains(&key.as_str())
-                        && (*value == Value::Bool(false) || value.as_str().is_some_and(str::is_empty)))
+                    || OPTIONAL.contains(&known) && is_empty(value)
+                    || ZERO.contains(&known) && is_zero(value))
             });
         }
         Value::Array(list) => list.iter_mut().for_each(prune),
         _ => {}
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Bool(flag) => !flag,
+        Value::String(text) => text.is_empty(),
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        _ => false,
     }
 }
 
