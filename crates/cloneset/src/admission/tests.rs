@@ -687,6 +687,11 @@ fn the_memory_of_accepted_templates_is_bounded() {
     assert_eq!(accepted.0.lock().unwrap().len(), REMEMBERED);
 }
 
+/// One of a few values of a field, or nothing.
+fn any_of(values: &'static [&'static str]) -> impl Strategy<Value = Value> {
+    prop::sample::select(values).prop_map(|text| serde_json::from_str(text).unwrap())
+}
+
 /// Any JSON, with the fields of a CloneSet turning up often.
 fn any_json() -> impl Strategy<Value = Value> {
     const KEYS: &[&str] = &[
@@ -772,5 +777,27 @@ proptest! {
             template_to_check(&new, Some(&old));
             delete_protection(&new, OPTIONS);
         }
+    }
+
+    #[test]
+    fn both_versions_judge_a_rollout_alike(
+        kind in prop::sample::select(&["ReCreate", "InPlaceIfPossible", "InPlaceOnly"][..]),
+        replicas in any_of(&["0", "1", "5", "-1"]),
+        partition in any_of(&["0", "1", "\"50%\"", "\"5\"", "-1"]),
+        down in any_of(&["0", "1", "\"0%\"", "\"0.5%\"", "\"x\""]),
+        up in any_of(&["0", "1", "\"1%\"", "null"]),
+    ) {
+        let mut alpha = defaulted(Version::V1alpha1);
+        alpha["apiVersion"] = json!("apps.kruise.io/v1alpha1");
+        alpha["kind"] = json!("CloneSet");
+        alpha["spec"]["replicas"] = replicas;
+        alpha["spec"]["updateStrategy"] =
+            json!({ "type": kind, "partition": partition, "maxUnavailable": down, "maxSurge": up });
+        let beta = kruise_api::cloneset::conversion::to_v1beta1(alpha.clone()).unwrap();
+        let in_beta: Vec<String> = created(&alpha, Version::V1alpha1)
+            .into_iter()
+            .map(|text| text.replace("spec.updateStrategy.", "spec.updateStrategy.rollingUpdate."))
+            .collect();
+        prop_assert_eq!(created(&beta, Version::V1beta1), in_beta);
     }
 }
