@@ -18,7 +18,7 @@ pub use diff::{InPlaceOptions, NotInPlace, diff};
 pub use hashes::{
     RuntimeContainer, RuntimeHashes, RuntimeMeta, env_hash, expected_env_hash, plain_hash, same_image,
 };
-pub use refresh::{Refresh, containers_complete, is_at, is_complete, refresh};
+pub use refresh::{Refresh, containers_complete, is_complete, refresh};
 pub use state::{Batch, LastStatus, MetadataChange, PreCheck, RefMetadata, State, UpdateSpec, is_in_grace};
 
 use crate::patch::{ContainerPatch, PodPatch, SpecPatch, rfc3339_seconds};

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kruise_api::keys;
 
 use super::hashes::{RuntimeMeta, expected_env_hash, plain_hash, same_image};
 use super::state::{State, UpdateSpec, is_in_grace, remove_grace};
@@ -165,9 +164,4 @@ fn same_resources(a: Option<&ResourcesView>, b: Option<&ResourcesView>) -> bool 
                 })
             })
     })
-}
-
-/// True if the pod is at a revision by the label that CloneSet and Advanced DaemonSet use.
-pub fn is_at(pod: &PodView, revision: &str) -> bool {
-    pod.label(keys::CONTROLLER_REVISION_HASH).is_some_and(|at| same_revision(at, revision))
 }
