@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
+use kruise_api::keys::DELETE_PROTECTION;
 use kruise_webhook::review::{AdmissionRequest, FieldError, FieldErrorKind, Operation, Verdict, aggregate};
 use prometheus::IntCounterVec;
 use serde_json::{Map, Value};
@@ -17,8 +18,6 @@ pub use defaults::default;
 pub use dry_run::DryRun;
 pub use validate::{PodFacts, validate};
 
-/// Label that protects an object from deletion: `Always` or `Cascading`.
-const DELETE_PROTECTION: &str = "policy.kruise.io/delete-protection";
 /// Number of accepted templates that are remembered.
 const REMEMBERED: usize = 128;
 /// Templates larger than this are asked about every time, so that the memory stays small.
