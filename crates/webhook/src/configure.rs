@@ -17,8 +17,14 @@ pub const TEMPLATE: &str = "template";
 const PORT: u16 = 443;
 
 /// The fields of an entry that belong to the user.
-const TUNABLE: [&str; 6] =
-    ["timeoutSeconds", "failurePolicy", "namespaceSelector", "objectSelector", "matchConditions", "reinvocationPolicy"];
+const TUNABLE: [&str; 6] = [
+    "timeoutSeconds",
+    "failurePolicy",
+    "namespaceSelector",
+    "objectSelector",
+    "matchConditions",
+    "reinvocationPolicy",
+];
 
 /// Which of the two configurations.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -126,8 +132,12 @@ pub struct ConversionCrd {
 }
 
 /// The CRDs this binary converts for.
-pub const CONVERSION_CRDS: &[ConversionCrd] =
-    &[ConversionCrd { name: "clonesets.apps.kruise.io", group: "apps.kruise.io", kind: "CloneSet", versions: BOTH }];
+pub const CONVERSION_CRDS: &[ConversionCrd] = &[ConversionCrd {
+    name: "clonesets.apps.kruise.io",
+    group: "apps.kruise.io",
+    kind: "CloneSet",
+    versions: BOTH,
+}];
 
 /// Where the API server reaches the webhook, and what it trusts.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -257,7 +267,9 @@ fn webhook(entry: &Entry, found: Option<&Value>, target: &Target) -> Value {
     }
     for field in TUNABLE {
         let allowed = mutating || field != "reinvocationPolicy";
-        if let Some(value) = found.and_then(|found| found.get(field)).filter(|value| allowed && !value.is_null()) {
+        if let Some(value) =
+            found.and_then(|found| found.get(field)).filter(|value| allowed && !value.is_null())
+        {
             webhook.insert(field.to_owned(), value.clone());
         }
     }
@@ -315,7 +327,8 @@ pub fn crd_patch(crd: &Value, known: &[ConversionCrd], target: &Target) -> Optio
     let strategy = text("/spec/conversion/strategy")?;
     let (group, kind) = (text("/spec/group")?, text("/spec/names/kind")?);
     let first = text("/spec/versions/0/name")?;
-    let ours = known.iter().any(|one| one.group == group && one.kind == kind && one.versions.contains(&first));
+    let ours =
+        known.iter().any(|one| one.group == group && one.kind == kind && one.versions.contains(&first));
     if strategy != "Webhook" || !ours {
         return None;
     }
@@ -343,11 +356,15 @@ pub fn crd_patch(crd: &Value, known: &[ConversionCrd], target: &Target) -> Optio
 }
 
 fn pointer(tokens: &[&str]) -> json_patch::jsonptr::PointerBuf {
-    json_patch::jsonptr::PointerBuf::from_tokens(tokens)
+    json_patch::jsonptr::PointerBuf::from_tokens(tokens.iter().copied())
 }
 
 /// The published bundles of what is served: of each entry with its name, or none where the entry is absent.
-pub fn published(configuration: Configuration, entries: &[Entry], live: &Value) -> Vec<(&'static str, Option<String>)> {
+pub fn published(
+    configuration: Configuration,
+    entries: &[Entry],
+    live: &Value,
+) -> Vec<(&'static str, Option<String>)> {
     let webhooks = live.get("webhooks").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let own = entries.iter().filter(|entry| entry.configuration == configuration);
     own.map(|entry| {
@@ -380,12 +397,21 @@ mod tests {
     use super::*;
 
     fn target() -> Target {
-        Target { namespace: "ns".to_owned(), service: "svc".to_owned(), host: None, ca_bundle: "Q0E=".to_owned() }
+        Target {
+            namespace: "ns".to_owned(),
+            service: "svc".to_owned(),
+            host: None,
+            ca_bundle: "Q0E=".to_owned(),
+        }
     }
 
     fn settle(live: Option<&Value>) -> Value {
         let wanted = desired(Configuration::Mutating, ENTRIES, live, &target(), None).unwrap();
-        assert_eq!(desired(Configuration::Mutating, ENTRIES, Some(&wanted), &target(), None), None, "not settled");
+        assert_eq!(
+            desired(Configuration::Mutating, ENTRIES, Some(&wanted), &target(), None),
+            None,
+            "not settled"
+        );
         wanted
     }
 
@@ -471,10 +497,14 @@ mod tests {
         let first = desired(Configuration::Mutating, ENTRIES, None, &target(), Some(&owner("1"))).unwrap();
         let again = desired(Configuration::Mutating, ENTRIES, Some(&first), &target(), Some(&owner("1")));
         assert_eq!(again, None);
-        let next = desired(Configuration::Mutating, ENTRIES, Some(&first), &target(), Some(&owner("2"))).unwrap();
+        let next =
+            desired(Configuration::Mutating, ENTRIES, Some(&first), &target(), Some(&owner("2"))).unwrap();
         let references = next["metadata"]["ownerReferences"].as_array().unwrap();
         assert_eq!(references.len(), 1);
-        assert_eq!((&references[0]["uid"], &references[0]["blockOwnerDeletion"]), (&json!("2"), &json!(false)));
+        assert_eq!(
+            (&references[0]["uid"], &references[0]["blockOwnerDeletion"]),
+            (&json!("2"), &json!(false))
+        );
     }
 
     fn crd(strategy: &str, webhook: &Value) -> Value {
@@ -504,7 +534,9 @@ mod tests {
     fn a_crd_changed_meanwhile_refuses_the_patch() {
         let live = crd("Webhook", &json!({"clientConfig": {"caBundle": "Cg=="}}));
         let patch = crd_patch(&live, CONVERSION_CRDS, &target()).unwrap();
-        for mut changed in [crd("None", &live["spec"]["conversion"]["webhook"]), crd("Webhook", &json!({"a": 1}))] {
+        for mut changed in
+            [crd("None", &live["spec"]["conversion"]["webhook"]), crd("Webhook", &json!({"a": 1}))]
+        {
             assert!(json_patch::patch(&mut changed, &patch).is_err());
         }
     }

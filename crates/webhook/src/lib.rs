@@ -2,7 +2,7 @@
 //! tell the API server where to find it all.
 //!
 //! Everything that decides is pure and works on raw JSON, so that fields this version does not know survive.
-//! [`server`] and `sync` are the shells around it.
+//! [`server`] and [`sync`] are the shells around it.
 
 pub mod certs;
 pub mod configure;
@@ -11,3 +11,4 @@ pub mod options;
 pub mod review;
 pub mod route;
 pub mod server;
+pub mod sync;

@@ -1,0 +1,409 @@
+//! The loop that keeps the certificate, the webhook configurations and the CRDs' conversion right.
+//!
+//! Every replica runs it. A pass reads everything, writes what differs, and is repeated when anything changes;
+//! conflicts between replicas end in another pass. A new authority is published before it is served with.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{
+    Api, ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
+use kube::core::GroupVersionKind;
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::certs::{self, CertError, CertState, CertStore, SecretData};
+use crate::configure::{self, Configuration, ConversionCrd, Entry, OwnerNamespace, Target};
+use crate::options::WebhookOptions;
+use crate::server::stopped;
+
+/// Repeats a pass although nothing was seen to change: certificates age and watches can be lost.
+const REPEAT: Duration = Duration::from_secs(30);
+/// After a repair, to see it in place.
+const SETTLE: Duration = Duration::from_secs(2);
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// Tells the time.
+pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Why a pass did not get through.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The API server did not do what was asked; a conflict is one of the reasons.
+    #[error("{what}: {source}")]
+    Api {
+        /// What was attempted.
+        what: String,
+        /// The answer.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The certificate cannot be made or used.
+    #[error(transparent)]
+    Cert(#[from] CertError),
+    /// An object has a shape that cannot be worked with.
+    #[error("{what}: {source}")]
+    Shape {
+        /// The object.
+        what: &'static str,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The certificates are somebody else's business, and they are not there yet.
+    #[error("external certificate: {0}")]
+    External(String),
+}
+
+fn api_error(what: impl Into<String>) -> impl FnOnce(kube::Error) -> SyncError {
+    let what = what.into();
+    move |source| SyncError::Api { what, source: Box::new(source) }
+}
+
+/// What a pass found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Pass {
+    /// Everything was right already.
+    Settled,
+    /// Something was written.
+    Repaired,
+}
+
+/// The loop's state.
+pub struct Syncer {
+    client: kube::Client,
+    options: WebhookOptions,
+    entries: Vec<Entry>,
+    crds: Vec<ConversionCrd>,
+    store: Arc<CertStore>,
+    now: Now,
+    ready: watch::Sender<bool>,
+    /// The last usable certificate. It outlives the Secret, so that deleting that does not change what is trusted.
+    kept: Option<SecretData>,
+    served: Option<SecretData>,
+}
+
+impl fmt::Debug for Syncer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Syncer").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Syncer {
+    /// A loop that publishes the entries whose path is in `paths` and puts the certificate into `store`. The
+    /// receiver is true while everything is known to be right.
+    pub fn new(
+        client: kube::Client,
+        options: WebhookOptions,
+        paths: &[String],
+        store: Arc<CertStore>,
+        now: Now,
+    ) -> (Self, watch::Receiver<bool>) {
+        let served = |entry: &&Entry| paths.iter().any(|path| path == entry.path);
+        let entries = configure::ENTRIES.iter().filter(served).copied().collect();
+        let (ready, receiver) = watch::channel(false);
+        let crds = configure::CONVERSION_CRDS.to_vec();
+        let syncer = Self { client, options, entries, crds, store, now, ready, kept: None, served: None };
+        (syncer, receiver)
+    }
+
+    /// Runs until `shutdown` turns true.
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        let changed = Arc::new(Notify::new());
+        let _watches = self.watches(&changed);
+        let mut retry = FIRST_RETRY;
+        loop {
+            let wait = tokio::select! {
+                () = stopped(&mut shutdown) => return,
+                passed = self.pass() => match passed {
+                    Ok(pass) => {
+                        retry = FIRST_RETRY;
+                        if pass == Pass::Repaired { SETTLE } else { REPEAT }
+                    }
+                    Err(error) => {
+                        self.ready.send_replace(false);
+                        warn!(%error, "webhook objects are not right");
+                        let wait = retry;
+                        retry = retry.saturating_mul(2).min(LAST_RETRY);
+                        wait
+                    }
+                },
+            };
+            tokio::select! {
+                () = stopped(&mut shutdown) => return,
+                () = tokio::time::sleep(wait) => {}
+                () = changed.notified() => {
+                    // Several events of one change are one pass.
+                    tokio::time::sleep(FIRST_RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Looks at everything once and puts it right.
+    pub async fn pass(&mut self) -> Result<Pass, SyncError> {
+        if self.options.external_certs {
+            self.external().await?;
+            self.ready.send_replace(true);
+            return Ok(Pass::Settled);
+        }
+        let now = (self.now)();
+        let (data, mut pass) = self.certificate(now).await?;
+        if !self.store.is_set() {
+            self.serve(&data)?;
+        }
+        let target = Target {
+            namespace: self.options.namespace.clone(),
+            service: self.options.service_name.clone(),
+            host: self.options.host.clone().map(|host| (host, self.options.port)),
+            ca_bundle: base64::engine::general_purpose::STANDARD.encode(certs::bundle(&data, now)?),
+        };
+        let owner = self.owner().await;
+        for configuration in Configuration::ALL {
+            if self.configure(configuration, &target, owner.as_ref()).await? {
+                pass = Pass::Repaired;
+            }
+        }
+        for crd in self.crds.clone() {
+            if self.convert(&crd, &target).await? {
+                pass = Pass::Repaired;
+            }
+        }
+        let ca = |data: &SecretData| data.get(certs::CA_CERT).cloned();
+        let same_ca = self.served.as_ref().map(ca) == Some(ca(&data));
+        if same_ca || pass == Pass::Settled {
+            self.serve(&data)?;
+        }
+        self.kept = Some(data);
+        self.ready.send_replace(true);
+        Ok(pass)
+    }
+
+    fn serve(&mut self, data: &SecretData) -> Result<(), SyncError> {
+        if self.served.as_ref() != Some(data) {
+            let file = |name| data.get(name).map(Vec::as_slice).ok_or(CertError::Absent(name));
+            self.store.set(file(certs::SERVER_CERT)?, file(certs::SERVER_KEY)?)?;
+            self.served = Some(data.clone());
+            info!("webhook serves a new certificate");
+        }
+        Ok(())
+    }
+
+    /// The certificate to use, stored where it belongs.
+    async fn certificate(&self, now: Timestamp) -> Result<(SecretData, Pass), SyncError> {
+        let host = self.options.serving_host();
+        let state = |data: Option<&SecretData>| certs::inspect(data, &host, now, self.options.renew_before);
+        let kept = || self.kept.as_ref().filter(|kept| state(Some(*kept)) == CertState::Usable).cloned();
+        if self.options.certs_on_disk {
+            if let Some(kept) = kept() {
+                return Ok((kept, Pass::Settled));
+            }
+            let reuse_ca = state(self.kept.as_ref()) == CertState::Renew { reuse_ca: true };
+            return Ok((certs::generate(self.kept.as_ref(), &host, now, reuse_ca)?, Pass::Repaired));
+        }
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.options.namespace);
+        let name = self.options.secret_name.as_str();
+        let secret = api.get_opt(name).await.map_err(api_error(format!("read Secret {name}")))?;
+        let stored = secret.as_ref().map(|secret| data_of(secret));
+        let made = match state(stored.as_ref()) {
+            CertState::Usable => return Ok((stored.unwrap_or_default(), Pass::Settled)),
+            CertState::Renew { reuse_ca: true } => certs::generate(stored.as_ref(), &host, now, true)?,
+            CertState::Renew { reuse_ca: false } | CertState::Missing => match kept() {
+                Some(kept) => kept,
+                None => certs::generate(stored.as_ref(), &host, now, false)?,
+            },
+        };
+        self.ready.send_replace(false);
+        let files = made.iter().map(|(key, value)| (key.clone(), ByteString(value.clone())));
+        if let Some(mut secret) = secret {
+            // With the resourceVersion that was read: of two replicas one wins, the other reads the winner's.
+            secret.data.get_or_insert_default().extend(files);
+            api.replace(name, &PostParams::default(), &secret)
+                .await
+                .map_err(api_error(format!("update Secret {name}")))?;
+        } else {
+            let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+            let secret = Secret {
+                metadata,
+                data: Some(files.collect()),
+                type_: Some("Opaque".to_owned()),
+                ..Secret::default()
+            };
+            api.create(&PostParams::default(), &secret)
+                .await
+                .map_err(api_error(format!("create Secret {name}")))?;
+        }
+        info!(secret = name, "stored a webhook certificate");
+        Ok((made, Pass::Repaired))
+    }
+
+    /// None when the Namespace cannot be read: ownership is a comfort for uninstalling, not a need.
+    async fn owner(&self) -> Option<OwnerNamespace> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let uid = match api.get(&self.options.namespace).await {
+            Ok(namespace) => namespace.metadata.uid?,
+            Err(error) => {
+                debug!(%error, "cannot read the own Namespace");
+                return None;
+            }
+        };
+        Some(OwnerNamespace { name: self.options.namespace.clone(), uid })
+    }
+
+    async fn configure(
+        &self,
+        configuration: Configuration,
+        target: &Target,
+        owner: Option<&OwnerNamespace>,
+    ) -> Result<bool, SyncError> {
+        let (api, name) = (self.configurations(configuration), configuration.name());
+        let live = read(&api, name).await?;
+        let Some(wanted) = configure::desired(configuration, &self.entries, live.as_ref(), target, owner)
+        else {
+            return Ok(false);
+        };
+        self.ready.send_replace(false);
+        let wanted: DynamicObject =
+            serde_json::from_value(wanted).map_err(|source| SyncError::Shape { what: name, source })?;
+        let params = PostParams::default();
+        if live.is_some() {
+            api.replace(name, &params, &wanted).await.map_err(api_error(format!("update {name}")))?;
+        } else {
+            api.create(&params, &wanted).await.map_err(api_error(format!("create {name}")))?;
+        }
+        info!(name, "repaired a webhook configuration");
+        Ok(true)
+    }
+
+    async fn convert(&self, crd: &ConversionCrd, target: &Target) -> Result<bool, SyncError> {
+        let api = self.crds();
+        // A CRD that is not installed has nothing to convert.
+        let Some(live) = read(&api, crd.name).await? else { return Ok(false) };
+        let Some(patch) = configure::crd_patch(&live, &self.crds, target) else { return Ok(false) };
+        self.ready.send_replace(false);
+        api.patch(crd.name, &PatchParams::default(), &Patch::<DynamicObject>::Json(patch))
+            .await
+            .map_err(api_error(format!("update CRD {}", crd.name)))?;
+        info!(name = crd.name, "repaired the conversion of a CRD");
+        Ok(true)
+    }
+
+    /// Serves what somebody else made, as soon as everything published trusts it. Writes nothing.
+    async fn external(&mut self) -> Result<(), SyncError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.options.namespace);
+        let name = self.options.secret_name.as_str();
+        let secret = api.get_opt(name).await.map_err(api_error(format!("read Secret {name}")))?;
+        let Some(secret) = secret else {
+            return Err(SyncError::External(format!("Secret {name} does not exist")));
+        };
+        let data = data_of(&secret);
+        let file = |key: &'static str| data.get(key).cloned().ok_or(CertError::Absent(key));
+        let (chain, key) = (file(certs::TLS_CERT)?, file(certs::TLS_KEY)?);
+        certs::verify(&chain, &file(certs::EXTERNAL_CA)?, &self.options.serving_host(), (self.now)())?;
+        self.store.set(&chain, &key)?;
+
+        for configuration in Configuration::ALL {
+            let name = configuration.name();
+            let live = read(&self.configurations(configuration), name).await?;
+            let live = live.ok_or_else(|| SyncError::External(format!("{name} does not exist")))?;
+            for (entry, bundle) in configure::published(configuration, &self.entries, &live) {
+                self.trusts(&chain, bundle.as_deref(), entry)?;
+            }
+        }
+        for crd in &self.crds {
+            let Some(live) = read(&self.crds(), crd.name).await? else { continue };
+            if live.pointer("/spec/conversion/strategy").and_then(Value::as_str) == Some("Webhook") {
+                let bundle =
+                    live.pointer("/spec/conversion/webhook/clientConfig/caBundle").and_then(Value::as_str);
+                self.trusts(&chain, bundle, crd.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn trusts(&self, chain: &[u8], bundle: Option<&str>, of: &str) -> Result<(), SyncError> {
+        let bundle = bundle.and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
+        let bundle = bundle.unwrap_or_default();
+        certs::verify(chain, &bundle, &self.options.serving_host(), (self.now)())
+            .map_err(|error| SyncError::External(format!("the caBundle of {of} does not trust it: {error}")))
+    }
+
+    fn configurations(&self, configuration: Configuration) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", configuration.kind());
+        let resource = ApiResource::from_gvk_with_plural(&kind, configuration.plural());
+        Api::all_with(self.client.clone(), &resource)
+    }
+
+    fn crds(&self) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "customresourcedefinitions");
+        Api::all_with(self.client.clone(), &resource)
+    }
+
+    /// Watches every object of the loop; they end when the set is dropped.
+    fn watches(&self, changed: &Arc<Notify>) -> JoinSet<()> {
+        let secret = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", "Secret"), "secrets");
+        let secrets: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &self.options.namespace, &secret);
+        let mut watches = JoinSet::new();
+        if !self.options.certs_on_disk {
+            watches.spawn(watch_one(secrets, self.options.secret_name.clone(), Arc::clone(changed)));
+        }
+        for configuration in Configuration::ALL {
+            let api = self.configurations(configuration);
+            watches.spawn(watch_one(api, configuration.name().to_owned(), Arc::clone(changed)));
+        }
+        for crd in &self.crds {
+            watches.spawn(watch_one(self.crds(), crd.name.to_owned(), Arc::clone(changed)));
+        }
+        watches
+    }
+}
+
+fn data_of(secret: &Secret) -> SecretData {
+    let data = secret.data.iter().flatten();
+    data.map(|(key, value)| (key.clone(), value.0.clone())).collect()
+}
+
+async fn read(api: &Api<DynamicObject>, name: &'static str) -> Result<Option<Value>, SyncError> {
+    let Some(object) = api.get_opt(name).await.map_err(api_error(format!("read {name}")))? else {
+        return Ok(None);
+    };
+    serde_json::to_value(object).map(Some).map_err(|source| SyncError::Shape { what: name, source })
+}
+
+/// Says so whenever the object changes. A watch that cannot be kept is only slower: passes repeat anyway.
+async fn watch_one(api: Api<DynamicObject>, name: String, changed: Arc<Notify>) {
+    let params = WatchParams::default().fields(&format!("metadata.name={name}"));
+    let mut retry = FIRST_RETRY;
+    loop {
+        match api.watch_metadata(&params, "0").await {
+            Ok(events) => {
+                let mut events = std::pin::pin!(events);
+                while let Some(Ok(event)) = events.next().await {
+                    match event {
+                        WatchEvent::Error(_) => break,
+                        WatchEvent::Bookmark(_) => {}
+                        _ => {
+                            retry = FIRST_RETRY;
+                            changed.notify_one();
+                        }
+                    }
+                }
+            }
+            Err(error) => debug!(%error, name, "cannot watch"),
+        }
+        tokio::time::sleep(retry).await;
+        retry = retry.saturating_mul(2).min(LAST_RETRY);
+    }
+}
