@@ -1,0 +1,327 @@
+//! The update stage: what pods do by themselves, and which pods move to another revision.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kruise_api::keys::{CONTROLLER_REVISION_HASH, LIFECYCLE_STATE, POD_TEMPLATE_HASH};
+use kruise_common::inplace::{self, InPlaceOptions, Refresh, Started, UpdateSpec, is_in_grace};
+use kruise_common::lifecycle::{self, LifecycleState, set_state};
+use kruise_common::patch::{PodEndpoint, PodPatch};
+use kruise_common::pod::PodView;
+use kruise_common::readiness::{
+    LIFECYCLE_AGENT, PRE_UPDATE_KEY, add_not_ready_key, first_true, in_place_ready, remove_not_ready_key,
+};
+use kruise_common::revision::{Revision, short_hash};
+
+use super::{Action, Because, Hold, HoldReason, Options, Plan, Row};
+use super::{at_revision, blockers, difference};
+use crate::observed::{Observed, PodUpdatePolicy};
+
+/// Lets every pod take the steps it takes by itself, also in a paused set: one write per pod.
+pub(super) fn refresh(seen: &Observed, options: &Options, rows: &mut [Row], plan: &mut Plan) {
+    let target = target(seen, difference(seen, options, rows, false).update).clone();
+    let mut graceful = Vec::new();
+    for row in rows.iter_mut().filter(|row| !row.touched) {
+        if is_in_grace(&row.pod) {
+            graceful.push(row.pod.key.name.clone());
+        }
+        refresh_pod(seen, row, &target, plan);
+    }
+    plan.hold(hold(HoldReason::GracePeriod, graceful));
+}
+
+fn refresh_pod(seen: &Observed, row: &mut Row, target: &Revision, plan: &mut Plan) {
+    let pod = row.pod.clone();
+    let mut patch = PodPatch::default();
+    // Nobody can serve from a pod without a node: its first conditions wait, so that they cost no write of their own.
+    let scheduled = pod.node.is_some();
+    match inplace::refresh(&pod, CONTROLLER_REVISION_HASH, seen.now) {
+        Refresh::Nothing => {}
+        Refresh::Wait(left) => plan.wake(left),
+        Refresh::BecomeReady => {
+            if scheduled && let Some(ready) = in_place_ready(&pod, seen.now) {
+                patch.merge(ready);
+            }
+        }
+        Refresh::Patch(next) => {
+            row.touched = true;
+            push_patch(&pod, next, Because::Refresh, plan);
+            return;
+        }
+        Refresh::PatchAndResize(next, resize) => {
+            row.touched = true;
+            let revision = revision_of(seen, &pod).unwrap_or(&seen.update_revision).clone();
+            let started = Started { pod: next, resize: Some(resize), ..Started::default() };
+            plan.actions.push(Action::UpdateInPlace { pod, started, revision });
+            return;
+        }
+        Refresh::Broken(why) => plan.hold(Hold {
+            reason: HoldReason::BrokenState,
+            setting: String::new(),
+            count: 1,
+            waiting: vec![pod.key.name.clone()],
+            blockers: vec![(pod.key.name.clone(), why)],
+        }),
+    }
+    if scheduled && let Some(first) = first_true(&pod, seen.now) {
+        patch.merge(first);
+    }
+    let lifecycle = seen.settings.lifecycle.as_ref();
+    let complete = inplace::is_complete(&pod);
+    let next = lifecycle::refresh(&pod, lifecycle, at_revision(&pod, target), complete);
+    let keys = [
+        next.add_key.and_then(|key| add_not_ready_key(&pod, LIFECYCLE_AGENT, key, seen.now)),
+        next.remove_key.and_then(|key| remove_not_ready_key(&pod, LIFECYCLE_AGENT, key, seen.now)),
+    ];
+    for key in keys.into_iter().flatten() {
+        patch.merge(key);
+    }
+    if let Some(state) = &next.state {
+        set_state(&mut patch, state, seen.now);
+    }
+    if let Some(revision) = pod.label(CONTROLLER_REVISION_HASH)
+        && !pod.labels.contains_key(POD_TEMPLATE_HASH)
+    {
+        patch.set_label(POD_TEMPLATE_HASH, short_hash(revision));
+    }
+    if !patch.is_empty() {
+        row.touched = true;
+        push_patch(&pod, patch, Because::Refresh, plan);
+    }
+}
+
+/// Chooses the pods that move to another revision now, within the budgets.
+pub(super) fn plan(seen: &Observed, options: &Options, rows: &mut [Row], plan: &mut Plan) {
+    let diff = difference(seen, options, rows, false);
+    if seen.settings.on_delete || diff.update == 0 {
+        return;
+    }
+    if seen.settings.paused {
+        let waiting = rows.iter().filter(|row| !row.updated).map(|row| row.pod.key.name.clone()).collect();
+        plan.hold(hold(HoldReason::Paused, waiting));
+        return;
+    }
+    let target = target(seen, diff.update).clone();
+    let max_unavailable = diff.update_max_unavailable;
+    let mut unavailable = rows.iter().filter(|row| !row.available).count() as i64;
+    let mut slow = rows.iter().filter(|row| !row.available && at_revision(&row.pod, &target)).count() as i64;
+
+    let order = candidates(seen, rows, diff.update < 0);
+    let mut left = diff.update.unsigned_abs() as usize;
+    let mut steps = Steps::new(seen, options, &target);
+    let mut waiting = Vec::new();
+    for index in order {
+        if left == 0 {
+            break;
+        }
+        let Some(row) = rows.get_mut(index) else { continue };
+        let step = steps.decide(row);
+        if let Step::Refused(reason) = step {
+            steps.held.entry(reason).or_default().push(row.pod.key.name.clone());
+            continue;
+        }
+        left -= 1;
+        if row.specified {
+            // The scale stage deletes it within the budget.
+            continue;
+        }
+        // Both budgets hold for the rest as well: the order is by urgency, not by size.
+        if !waiting.is_empty() || slow >= max_unavailable || (row.available && unavailable >= max_unavailable)
+        {
+            waiting.push(row.pod.key.name.clone());
+            continue;
+        }
+        slow += 1;
+        if row.available {
+            unavailable += 1;
+        }
+        steps.take(row, step, plan);
+    }
+    for (reason, pods) in steps.held {
+        plan.hold(hold(reason, pods));
+    }
+    waiting.sort();
+    plan.hold(Hold {
+        reason: HoldReason::MaxUnavailable,
+        setting: format!("maxUnavailable {}", seen.settings.limits().max_unavailable),
+        count: waiting.len(),
+        waiting,
+        blockers: blockers(rows),
+    });
+}
+
+/// Where pods go: forward to the update revision, or back to the current one.
+fn target(seen: &Observed, update: i64) -> &Arc<Revision> {
+    if update < 0 { &seen.current_revision } else { &seen.update_revision }
+}
+
+/// Indexes of pods that may move, most urgent first.
+fn candidates(seen: &Observed, rows: &[Row], back: bool) -> Vec<usize> {
+    let pods: Vec<Arc<PodView>> = rows.iter().map(|row| row.pod.clone()).collect();
+    let eligible = |row: &Row| {
+        row.updated == back && row.state != LifecycleState::PreparingDelete && !is_in_grace(&row.pod)
+    };
+    let waiting = (0..rows.len()).filter(|&index| rows.get(index).is_some_and(eligible)).collect();
+    let mut order = seen.settings.order.sort(&pods, waiting);
+    // Pods that leave anyway come next after those already out of service, so that no others take their place.
+    order.sort_by_key(|&index| {
+        rows.get(index).map(|row| (row.state != LifecycleState::PreparingUpdate, !row.specified))
+    });
+    order
+}
+
+/// The stored revision a pod is at by its label.
+fn revision_of<'a>(seen: &'a Observed, pod: &PodView) -> Option<&'a Arc<Revision>> {
+    seen.revisions
+        .iter()
+        .chain([&seen.update_revision, &seen.current_revision])
+        .find(|revision| at_revision(pod, revision))
+}
+
+/// What updating one pod takes now.
+enum Step {
+    /// Nothing to write: it is marked already, or its hook has it.
+    Wait(Option<HoldReason>),
+    /// Recreate it.
+    Mark,
+    /// Tell its hook.
+    Prepare { restore: bool },
+    /// Change it while it runs.
+    Start(UpdateSpec),
+    /// It cannot be updated; others can.
+    Refused(HoldReason),
+}
+
+/// Decides the steps of one round; the difference of two revisions is computed once for all their pods.
+struct Steps<'a> {
+    seen: &'a Observed,
+    options: &'a Options,
+    target: &'a Arc<Revision>,
+    changes: BTreeMap<Arc<str>, Option<UpdateSpec>>,
+    held: BTreeMap<HoldReason, Vec<Arc<str>>>,
+}
+
+impl<'a> Steps<'a> {
+    fn new(seen: &'a Observed, options: &'a Options, target: &'a Arc<Revision>) -> Self {
+        Self { seen, options, target, changes: BTreeMap::new(), held: BTreeMap::new() }
+    }
+
+    /// How a pod could be changed while it runs; `None` if it cannot.
+    fn change(&mut self, pod: &PodView) -> Option<UpdateSpec> {
+        let label = pod.labels.get(CONTROLLER_REVISION_HASH)?;
+        if let Some(known) = self.changes.get(label) {
+            return known.clone();
+        }
+        let options = InPlaceOptions {
+            ignore_vct: self.seen.settings.policy == PodUpdatePolicy::InPlaceOnly,
+            ..self.options.in_place
+        };
+        let change =
+            revision_of(self.seen, pod).and_then(|from| inplace::diff(from, self.target, options).ok()).map(
+                |change| UpdateSpec { grace_seconds: i64::from(self.seen.settings.grace_seconds), ..change },
+            );
+        self.changes.insert(label.clone(), change.clone());
+        change
+    }
+
+    fn decide(&mut self, row: &Row) -> Step {
+        if row.specified {
+            return Step::Wait(None);
+        }
+        let policy = self.seen.settings.policy;
+        let change = if policy == PodUpdatePolicy::ReCreate { None } else { self.change(&row.pod) };
+        let Some(change) = change else {
+            return if policy == PodUpdatePolicy::InPlaceOnly {
+                Step::Refused(HoldReason::InPlaceOnly)
+            } else {
+                Step::Mark
+            };
+        };
+        let lifecycle = self.seen.settings.lifecycle.as_ref();
+        let hooked = lifecycle.is_some_and(|lifecycle| lifecycle.holds_update(&row.pod));
+        match row.state {
+            LifecycleState::Normal | LifecycleState::PreparingNormal if hooked => {
+                Step::Prepare { restore: false }
+            }
+            LifecycleState::PreparingUpdate if hooked => Step::Wait(Some(HoldReason::LifecycleHook)),
+            LifecycleState::Normal
+            | LifecycleState::PreparingNormal
+            | LifecycleState::PreparingUpdate
+            | LifecycleState::Updating => Step::Start(change),
+            LifecycleState::Updated if lifecycle.is_some_and(|hooks| hooks.in_place_update.is_some()) => {
+                Step::Prepare { restore: true }
+            }
+            LifecycleState::Updated => Step::Wait(None),
+            LifecycleState::PreparingDelete | LifecycleState::Other(_) => {
+                Step::Refused(HoldReason::NotAllowed)
+            }
+        }
+    }
+
+    fn take(&mut self, row: &mut Row, step: Step, plan: &mut Plan) {
+        let pod = row.pod.clone();
+        if let Step::Wait(reason) = step {
+            if let Some(reason) = reason {
+                self.held.entry(reason).or_default().push(pod.key.name.clone());
+            }
+            return;
+        }
+        if row.touched {
+            // Its own step comes first; this one follows in the next round and keeps its place in the budget.
+            return;
+        }
+        row.touched = true;
+        let revision = self.target.clone();
+        match step {
+            Step::Mark => plan.actions.push(Action::MarkForRecreate { pod, revision }),
+            Step::Start(change) => {
+                let name = self.target.name();
+                let label = if self.options.short_hash { short_hash(name) } else { name };
+                let labels = [
+                    (CONTROLLER_REVISION_HASH, label),
+                    (POD_TEMPLATE_HASH, short_hash(name)),
+                    (LIFECYCLE_STATE, LifecycleState::Updating.as_str()),
+                ]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()));
+                let started = inplace::start(&pod, &change, self.target, &labels, self.seen.now);
+                if let Some(after) = started.requeue_after {
+                    plan.wake(after);
+                }
+                plan.actions.push(Action::UpdateInPlace { pod, started, revision });
+            }
+            Step::Prepare { restore } => self.prepare(&pod, restore, plan),
+            Step::Wait(_) | Step::Refused(_) => {}
+        }
+    }
+
+    fn prepare(&self, pod: &Arc<PodView>, restore: bool, plan: &mut Plan) {
+        let Some(hook) =
+            self.seen.settings.lifecycle.as_ref().and_then(|lifecycle| lifecycle.in_place_update.as_ref())
+        else {
+            return;
+        };
+        let mut patch = PodPatch::default();
+        if restore {
+            hook.restore(&mut patch);
+        }
+        if hook.mark_pod_not_ready
+            && let Some(not_ready) = add_not_ready_key(pod, LIFECYCLE_AGENT, PRE_UPDATE_KEY, self.seen.now)
+        {
+            patch.merge(not_ready);
+        }
+        set_state(&mut patch, &LifecycleState::PreparingUpdate, self.seen.now);
+        push_patch(pod, patch, Because::PreparingUpdate, plan);
+    }
+}
+
+fn hold(reason: HoldReason, mut waiting: Vec<Arc<str>>) -> Hold {
+    waiting.sort();
+    Hold { reason, setting: String::new(), count: waiting.len(), waiting, blockers: Vec::new() }
+}
+
+/// `pods/status` takes conditions and metadata at once.
+fn push_patch(pod: &Arc<PodView>, mut patch: PodPatch, because: Because, plan: &mut Plan) {
+    patch.metadata.uid = Some(pod.uid.to_string());
+    let endpoint = if patch.status.is_some() { PodEndpoint::Status } else { PodEndpoint::Pod };
+    plan.actions.push(Action::Patch { pod: pod.clone(), endpoint, patch, because });
+}
