@@ -4,6 +4,8 @@
 //! private annotation ([`keys::V1BETA1_FIELDS`] on the v1alpha1 view, [`keys::V1ALPHA1_FIELDS`] on the other) and
 //! put back later, unless the field it came from was edited in between. Fields that only spell out a default
 //! (`false` for the switches, a grace period of 0, the default type and policy, empty objects) are not kept.
+//! Two steps go beyond the table: OnDelete keeps its limits as a `rollingUpdate` block when read from v1alpha1, and
+//! the in-place policies always get an `inPlaceUpdateStrategy`, as the webhook's default has it.
 
 use std::collections::BTreeMap;
 
@@ -206,8 +208,12 @@ fn alpha_to_beta(object: &mut Value) -> Result<(), ConversionError> {
         in_place.remove(field);
     }
     in_place.extend(predownload.into_iter().map(|(field, value)| (field.to_owned(), value)));
+    // The webhook's default for the in-place policies is an empty object, which v1alpha1 does not show: without it
+    // here, every write through v1alpha1 would be a change of the stored spec.
     if has_content(&in_place) {
         flat.insert(IN_PLACE.to_owned(), Value::Object(in_place));
+    } else if type_ == "InPlaceIfPossible" || type_ == "InPlaceOnly" {
+        flat.insert(IN_PLACE.to_owned(), Value::Object(Map::new()));
     }
     let mut strategy = Map::new();
     if type_ == "OnDelete" {

@@ -66,10 +66,13 @@ fn v1alpha1_types_become_policies() {
         ("", "ReCreate"),
         ("Other", "ReCreate"),
     ] {
+        let mut rolling = json!({"podUpdatePolicy": policy, "partition": "60%", "paused": true});
+        if policy.starts_with("InPlace") {
+            rolling["inPlaceUpdateStrategy"] = json!({});
+        }
         assert_eq!(
             up(json!({"type": type_, "partition": "60%", "paused": true})),
-            json!({"type": "RollingUpdate",
-                "rollingUpdate": {"podUpdatePolicy": policy, "partition": "60%", "paused": true}})
+            json!({"type": "RollingUpdate", "rollingUpdate": rolling})
         );
     }
     assert_eq!(up(json!({"type": "OnDelete"})), json!({"type": "OnDelete"}));
@@ -143,6 +146,14 @@ fn an_in_place_strategy_without_content_is_left_out() {
 }
 
 #[test]
+fn limits_of_on_delete_are_kept_in_a_rolling_update_block() {
+    assert_eq!(
+        up(json!({"type": "OnDelete", "partition": 0, "maxUnavailable": 1})),
+        json!({"type": "OnDelete", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}})
+    );
+}
+
+#[test]
 fn the_usual_shapes_need_no_private_annotation() {
     let shapes = [
         (
@@ -150,7 +161,7 @@ fn the_usual_shapes_need_no_private_annotation() {
             json!({"type": "InPlaceIfPossible", "partition": 0, "maxSurge": 0, "maxUnavailable": "20%"}),
             json!({"enablePVCReuse": true}),
             json!({"type": "RollingUpdate", "rollingUpdate": {"podUpdatePolicy": "InPlaceIfPossible",
-                "partition": 0, "maxSurge": 0, "maxUnavailable": "20%"}}),
+                "partition": 0, "maxSurge": 0, "maxUnavailable": "20%", "inPlaceUpdateStrategy": {}}}),
         ),
         (
             json!({"disablePVCReuse": true}),
