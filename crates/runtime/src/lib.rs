@@ -7,3 +7,4 @@ pub mod metrics;
 pub mod queue;
 pub mod serve;
 pub mod store;
+mod views;

@@ -1,0 +1,621 @@
+//! Carries a plan out: each action is one to three requests, in bounded parallel; what the API server answers goes into
+//! the stores at once, so that the next round sees it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt;
+use http::Request;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use kruise_api::cloneset::v1beta1::{CloneSet, CloneSetStatus};
+use kruise_api::keys;
+use kruise_common::key::{ObjectKey, Uid};
+use kruise_common::patch::{PodEndpoint, PodPatch};
+use kruise_common::pod::PodView;
+use kruise_common::pod_wire::PodWire;
+use kruise_common::revision::{Decision, Revision};
+use kruise_runtime::events::{EventRecorder, EventType};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::objects;
+use crate::plan::{Action, Options};
+use crate::stores::{SetView, StoredClaim, Stores};
+
+/// Writes under way at once for one set.
+const PARALLEL: usize = 32;
+
+/// Why an action was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The object changed or was replaced after it was read: plan again.
+    #[error("{0} changed after it was read")]
+    Conflict(ObjectKey),
+    /// The API server refused, or did not answer.
+    #[error("cannot write {key}: {source}")]
+    Api {
+        /// What was to be written.
+        key: ObjectKey,
+        /// The cause.
+        source: Box<kube::Error>,
+    },
+    /// An object that this process built or received is not what it should be.
+    #[error("{key} is malformed: {detail}")]
+    Malformed {
+        /// Which object.
+        key: ObjectKey,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+/// Which half of the work an action belongs to, for the conditions that report failures.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// Creating and deleting.
+    Scale,
+    /// Updating.
+    Update,
+    /// Anything else.
+    Upkeep,
+}
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Failures, conflicts apart, each with its stage.
+    pub failures: Vec<(Stage, ApplyError)>,
+    /// True if an object changed under our hands: the round has to be repeated.
+    pub conflicts: bool,
+    /// Actions that were carried out.
+    pub done: usize,
+}
+
+/// Carries actions out.
+pub struct Executor {
+    client: kube::Client,
+    stores: Stores,
+    events: EventRecorder,
+    options: Options,
+    /// Instance ids of creations whose answer was lost: taken first next time, so that a pod that was created after
+    /// all is found by its name instead of being created twice.
+    unanswered: Mutex<HashMap<Uid, Vec<String>>>,
+}
+
+impl Executor {
+    /// An executor that writes through `client` and keeps `stores` up to date.
+    pub fn new(client: kube::Client, stores: Stores, events: EventRecorder, options: Options) -> Self {
+        Self { client, stores, events, options, unanswered: Mutex::default() }
+    }
+
+    /// Ids of creations that got no answer, handed out once.
+    pub fn take_unanswered(&self, set: &Uid) -> Vec<String> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).remove(set).unwrap_or_default()
+    }
+
+    /// Carries out all actions. Creations go out in batches that double while they succeed; a failed batch stops
+    /// further creations and nothing else.
+    pub async fn run(&self, set: &SetView, actions: Vec<Action>, now: Timestamp) -> Outcome {
+        let (creations, others): (Vec<_>, Vec<_>) =
+            actions.into_iter().partition(|action| matches!(action, Action::Create { .. }));
+        let mut outcome = Outcome::default();
+        self.run_parallel(set, others, now, &mut outcome).await;
+        let mut creations = creations.into_iter();
+        let mut batch = 1;
+        loop {
+            let next: Vec<_> = creations.by_ref().take(batch).collect();
+            if next.is_empty() {
+                break;
+            }
+            let failures = outcome.failures.len();
+            self.run_parallel(set, next, now, &mut outcome).await;
+            if outcome.failures.len() > failures || outcome.conflicts {
+                break;
+            }
+            batch *= 2;
+        }
+        outcome
+    }
+
+    async fn run_parallel(&self, set: &SetView, actions: Vec<Action>, now: Timestamp, outcome: &mut Outcome) {
+        let mut results = futures::stream::iter(actions)
+            .map(|action| async move {
+                let stage = stage(&action);
+                (stage, self.perform(set, action, now).await)
+            })
+            .buffer_unordered(PARALLEL);
+        while let Some((stage, result)) = results.next().await {
+            match result {
+                Ok(()) => outcome.done += 1,
+                Err(ApplyError::Conflict(_)) => outcome.conflicts = true,
+                Err(error) => outcome.failures.push((stage, error)),
+            }
+        }
+    }
+
+    async fn perform(&self, set: &SetView, action: Action, now: Timestamp) -> Result<(), ApplyError> {
+        match action {
+            Action::Create { name, id, revision, .. } => self.create(set, &revision, &name, &id, now).await,
+            Action::Delete { pod, claims, .. } => self.delete(set, &pod, &claims).await,
+            Action::Patch { pod, endpoint, patch, .. } => self.patch_pod(&pod, endpoint, patch).await,
+            Action::UpdateInPlace { pod, started, revision } => {
+                let result = async {
+                    if let Some(unready) = started.unready {
+                        self.patch_pod(&pod, PodEndpoint::Status, unready).await?;
+                    }
+                    self.patch_pod(&pod, PodEndpoint::Pod, started.pod).await?;
+                    match started.resize {
+                        Some(resize) => self.patch_pod(&pod, PodEndpoint::Resize, resize).await,
+                        None => Ok(()),
+                    }
+                }
+                .await;
+                let (name, revision) = (pod.name(), revision.name());
+                match &result {
+                    Ok(()) => self.normal(
+                        set,
+                        "SuccessfulUpdatePodInPlace",
+                        format!("successfully update pod {name} in-place(revision {revision})"),
+                    ),
+                    Err(ApplyError::Conflict(_)) => {}
+                    Err(error) => self.warning(
+                        set,
+                        "FailedUpdatePodInPlace",
+                        format!("failed to update pod {name} in-place(revision {revision}): {error}"),
+                    ),
+                }
+                result
+            }
+            Action::MarkForRecreate { pod, revision } => {
+                let mut patch = PodPatch::default();
+                patch.set_label(keys::SPECIFIED_DELETE, "true");
+                let result = self.patch_pod(&pod, PodEndpoint::Pod, patch).await;
+                let (name, revision) = (pod.name(), revision.name());
+                match &result {
+                    Ok(()) => self.normal(
+                        set,
+                        "SuccessfulUpdatePodReCreate",
+                        format!("successfully patch pod {name} specified-delete for update(revision {revision})"),
+                    ),
+                    Err(ApplyError::Conflict(_)) => {}
+                    Err(error) => self.warning(
+                        set,
+                        "FailedUpdatePodReCreate",
+                        format!(
+                            "failed to patch pod specified-delete {name} for update(revision {revision}): {error}"
+                        ),
+                    ),
+                }
+                result
+            }
+            Action::ReleasePod { pod } => {
+                let body = owner_change(&pod.uid, vec![drop_owner(&set.uid)]);
+                self.send_pod_patch(&pod, None, &body).await
+            }
+            Action::HandClaimToPod { claim, pod } => {
+                let owner = objects::object([
+                    ("apiVersion", "v1".into()),
+                    ("kind", "Pod".into()),
+                    ("name", pod.name().into()),
+                    ("uid", pod.uid.to_string().into()),
+                    ("controller", true.into()),
+                    ("blockOwnerDeletion", true.into()),
+                ]);
+                let body = owner_change(&claim.uid, vec![drop_owner(&set.uid), Value::Object(owner)]);
+                let claims: Api<PersistentVolumeClaim> =
+                    Api::namespaced(self.client.clone(), &claim.key.namespace);
+                match claims.patch(&claim.key.name, &PatchParams::default(), &Patch::Strategic(&body)).await {
+                    Ok(answer) => {
+                        StoredClaim::of(answer)
+                            .into_iter()
+                            .for_each(|view| self.stores.claims.apply_own(view));
+                        Ok(())
+                    }
+                    Err(error) => self.claim_gone(&claim.key, &claim.uid, error),
+                }
+            }
+            Action::DeleteClaim { claim } => self.delete_claim(&claim.key, &claim.uid).await,
+            Action::PrunePodsToDelete { names } => self.prune(set, &names).await,
+            Action::DeleteRevision { revision } => {
+                let revisions: Api<ControllerRevision> =
+                    Api::namespaced(self.client.clone(), &revision.key.namespace);
+                match revisions.delete(revision.name(), &only(&revision.uid)).await {
+                    Ok(_) => {}
+                    Err(error) if is_code(&error, 404) => {}
+                    Err(error) => return Err(failure(&revision.key, error)),
+                }
+                self.stores.revisions.remove_own(&revision.key, &revision.uid);
+                Ok(())
+            }
+        }
+    }
+
+    async fn create(
+        &self,
+        set: &SetView,
+        revision: &Revision,
+        name: &str,
+        id: &str,
+        now: Timestamp,
+    ) -> Result<(), ApplyError> {
+        let key = ObjectKey::new(set.key.namespace.clone(), name);
+        for claim in objects::claims(set, id) {
+            self.create_claim(set, claim).await?;
+        }
+        let pod = objects::pod(set, revision, (name, id), self.options.short_hash, now);
+        let body = serde_json::to_vec(&pod)
+            .map_err(|error| ApplyError::Malformed { key: key.clone(), detail: error.to_string() })?;
+        let request = kube::core::Request::new(pods_url(&key.namespace))
+            .create(&PostParams::default(), body)
+            .map_err(|error| ApplyError::Malformed { key: key.clone(), detail: error.to_string() })?;
+        match self.client.request::<PodWire>(request).await {
+            Ok(answer) => {
+                self.stores.pods.apply_own(PodView::from(answer));
+                self.normal(set, "SuccessfulCreate", format!("succeed to create pod {name}"));
+                Ok(())
+            }
+            Err(error) if is_code(&error, 409) && is_reason(&error, "AlreadyExists") => {
+                self.adopt_answer(set, &key).await
+            }
+            Err(error) => {
+                if !matches!(error, kube::Error::Api(_)) {
+                    let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+                    unanswered.entry(set.uid.clone()).or_default().push(id.to_owned());
+                }
+                let error = failure(&key, error);
+                self.warning(set, "FailedCreate", format!("failed to create pod: {error}"));
+                Err(error)
+            }
+        }
+    }
+
+    /// The name is taken: by an earlier creation of ours whose answer was lost, or by a stranger.
+    async fn adopt_answer(&self, set: &SetView, key: &ObjectKey) -> Result<(), ApplyError> {
+        let request = kube::core::Request::new(pods_url(&key.namespace))
+            .get(&key.name, &kube::api::GetParams::default())
+            .map_err(|error| ApplyError::Malformed { key: key.clone(), detail: error.to_string() })?;
+        let pod: PodWire = self.client.request(request).await.map_err(|error| failure(key, error))?;
+        let pod = PodView::from(pod);
+        let ours = pod.controller().is_some_and(|owner| owner.uid == set.uid);
+        self.stores.pods.apply_own(pod);
+        if ours { Ok(()) } else { Err(ApplyError::Conflict(key.clone())) }
+    }
+
+    async fn create_claim(&self, set: &SetView, claim: Value) -> Result<(), ApplyError> {
+        let name = claim.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        let key = ObjectKey::new(set.key.namespace.clone(), name);
+        if self.stores.claims.get(&key).is_some() {
+            return Ok(());
+        }
+        let malformed = |detail: String| ApplyError::Malformed { key: key.clone(), detail };
+        let body = serde_json::to_vec(&claim).map_err(|error| malformed(error.to_string()))?;
+        let url = format!("/api/v1/namespaces/{}/persistentvolumeclaims", key.namespace);
+        let request = kube::core::Request::new(url)
+            .create(&PostParams::default(), body)
+            .map_err(|error| malformed(error.to_string()))?;
+        match self.client.request::<PersistentVolumeClaim>(request).await {
+            Ok(answer) => {
+                StoredClaim::of(answer).into_iter().for_each(|view| self.stores.claims.apply_own(view));
+                Ok(())
+            }
+            Err(error) if is_code(&error, 409) => Ok(()),
+            Err(error) => {
+                let error = failure(&key, error);
+                self.warning(set, "FailedCreate", format!("failed to create pvc: {error}"));
+                Err(error)
+            }
+        }
+    }
+
+    async fn delete(&self, set: &SetView, pod: &PodView, claims: &[ObjectKey]) -> Result<(), ApplyError> {
+        let request = kube::core::Request::new(pods_url(&pod.key.namespace))
+            .delete(pod.name(), &only(&pod.uid))
+            .map_err(|error| ApplyError::Malformed { key: pod.key.clone(), detail: error.to_string() })?;
+        match self.client.request::<Value>(request).await {
+            // A pod that goes gracefully is answered as it is now; one that is gone at once as a Status.
+            Ok(answer) => match serde_json::from_value::<PodWire>(answer).map(PodView::from) {
+                Ok(view) if view.deleted.is_some() => self.stores.pods.apply_own(view),
+                _ => self.stores.pods.remove_own(&pod.key, &pod.uid),
+            },
+            Err(error) if is_code(&error, 404) => self.stores.pods.remove_own(&pod.key, &pod.uid),
+            Err(error) => {
+                let error = failure(&pod.key, error);
+                if !matches!(error, ApplyError::Conflict(_)) {
+                    self.warning(
+                        set,
+                        "FailedDelete",
+                        format!("failed to delete pod {}: {error}", pod.name()),
+                    );
+                }
+                return Err(error);
+            }
+        }
+        self.normal(set, "SuccessfulDelete", format!("succeed to delete pod {}", pod.name()));
+        for key in claims {
+            let Some(claim) = self.stores.claims.get(key) else { continue };
+            if let Err(error) = self.delete_claim(key, &claim.uid).await {
+                self.warning(set, "FailedDelete", format!("failed to delete pvc {}: {error}", key.name));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_claim(&self, key: &ObjectKey, uid: &Uid) -> Result<(), ApplyError> {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        match claims.delete(&key.name, &only(uid)).await {
+            Ok(answer) => {
+                match answer.left().and_then(StoredClaim::of).filter(|view| view.terminating) {
+                    Some(view) => self.stores.claims.apply_own(view),
+                    None => self.stores.claims.remove_own(key, uid),
+                }
+                Ok(())
+            }
+            Err(error) => self.claim_gone(key, uid, error),
+        }
+    }
+
+    fn claim_gone(&self, key: &ObjectKey, uid: &Uid, error: kube::Error) -> Result<(), ApplyError> {
+        if is_code(&error, 404) {
+            self.stores.claims.remove_own(key, uid);
+            return Ok(());
+        }
+        Err(failure(key, error))
+    }
+
+    /// Sends a patch of a pod, always for this pod and never for another of its name.
+    async fn patch_pod(
+        &self,
+        pod: &PodView,
+        endpoint: PodEndpoint,
+        mut patch: PodPatch,
+    ) -> Result<(), ApplyError> {
+        patch.metadata.uid = Some(pod.uid.to_string());
+        let subresource = match endpoint {
+            PodEndpoint::Pod => None,
+            PodEndpoint::Status => Some("status"),
+            PodEndpoint::Resize => Some("resize"),
+        };
+        self.send_pod_patch(pod, subresource, &patch).await
+    }
+
+    async fn send_pod_patch(
+        &self,
+        pod: &PodView,
+        subresource: Option<&str>,
+        body: &impl Serialize,
+    ) -> Result<(), ApplyError> {
+        let malformed = |error: kube::core::request::Error| ApplyError::Malformed {
+            key: pod.key.clone(),
+            detail: error.to_string(),
+        };
+        let requests = kube::core::Request::new(pods_url(&pod.key.namespace));
+        let (params, patch) = (PatchParams::default(), Patch::Strategic(body));
+        let request: Request<Vec<u8>> = match subresource {
+            Some(subresource) => requests.patch_subresource(subresource, pod.name(), &params, &patch),
+            None => requests.patch(pod.name(), &params, &patch),
+        }
+        .map_err(malformed)?;
+        match self.client.request::<PodWire>(request).await {
+            Ok(answer) => {
+                self.stores.pods.apply_own(PodView::from(answer));
+                Ok(())
+            }
+            Err(error) => {
+                if is_code(&error, 404) {
+                    self.stores.pods.remove_own(&pod.key, &pod.uid);
+                    return Err(ApplyError::Conflict(pod.key.clone()));
+                }
+                Err(failure(&pod.key, error))
+            }
+        }
+    }
+
+    /// Takes names off `podsToDelete`, only if the list is still the one that was read.
+    async fn prune(&self, set: &SetView, names: &[String]) -> Result<(), ApplyError> {
+        let listed = set
+            .set
+            .spec
+            .scale_strategy
+            .as_ref()
+            .and_then(|scale| scale.pods_to_delete.clone())
+            .unwrap_or_default();
+        let kept: Vec<_> = listed.iter().filter(|name| !names.contains(name)).cloned().collect();
+        let path = "/spec/scaleStrategy/podsToDelete";
+        let operation = |op: &str, value: &Vec<String>| {
+            Value::Object(objects::object([
+                ("op", op.into()),
+                ("path", path.into()),
+                ("value", objects::json_of(value)),
+            ]))
+        };
+        let body = Value::Array(vec![operation("test", &listed), operation("replace", &kept)]);
+        let url = format!(
+            "/apis/apps.kruise.io/v1beta1/namespaces/{}/clonesets/{}",
+            set.key.namespace, set.key.name
+        );
+        let malformed = |detail: String| ApplyError::Malformed { key: set.key.clone(), detail };
+        let request = Request::patch(url)
+            .header("Content-Type", "application/json-patch+json")
+            .body(serde_json::to_vec(&body).map_err(|error| malformed(error.to_string()))?)
+            .map_err(|error| malformed(error.to_string()))?;
+        match self.client.request::<CloneSet>(request).await {
+            Ok(answer) => {
+                SetView::of(answer).into_iter().for_each(|view| self.stores.sets.apply_own(view));
+                Ok(())
+            }
+            // The list changed meanwhile: the next round reads it anew.
+            Err(error) if is_code(&error, 422) => Err(ApplyError::Conflict(set.key.clone())),
+            Err(error) => Err(failure(&set.key, error)),
+        }
+    }
+
+    /// Makes the decided revision the newest one; `None` if its name is taken by other content.
+    pub async fn ensure_revision(
+        &self,
+        set: &SetView,
+        decision: Decision,
+        annotations: std::collections::BTreeMap<String, String>,
+    ) -> Result<Option<Arc<Revision>>, ApplyError> {
+        let revisions: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &set.key.namespace);
+        let (key, answer) = match decision {
+            Decision::Use(revision) => return Ok(Some(revision)),
+            Decision::Raise { revision, to } => {
+                let patch = RaiseNumber {
+                    metadata: RaiseMetadata {
+                        uid: revision.uid.to_string(),
+                        resource_version: revision.resource_version.to_string(),
+                    },
+                    revision: to,
+                };
+                let answer =
+                    revisions.patch(revision.name(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+                (revision.key.clone(), answer)
+            }
+            Decision::Create { name, hash, number, data } => {
+                let mut labels: std::collections::BTreeMap<String, String> = data
+                    .pointer("/spec/template/metadata/labels")
+                    .and_then(Value::as_object)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                    .collect();
+                labels.insert(keys::REVISION_HASH.to_owned(), hash);
+                let key = ObjectKey::new(set.key.namespace.clone(), name.as_str());
+                let wanted = ControllerRevision {
+                    metadata: kube::api::ObjectMeta {
+                        name: Some(name.clone()),
+                        namespace: Some(set.key.namespace.to_string()),
+                        labels: Some(labels),
+                        annotations: Some(annotations),
+                        owner_references: Some(vec![objects::owner(set)]),
+                        ..Default::default()
+                    },
+                    data: Some(RawExtension(data.clone())),
+                    revision: number,
+                };
+                match revisions.create(&PostParams::default(), &wanted).await {
+                    Err(error) if is_reason(&error, "AlreadyExists") => {
+                        let found = revisions.get(&name).await.map_err(|error| failure(&key, error))?;
+                        if found.data.as_ref().map(|found| &found.0) != Some(&data) {
+                            return Ok(None);
+                        }
+                        (key, Ok(found))
+                    }
+                    answer => (key, answer),
+                }
+            }
+        };
+        let answer = answer.map_err(|error| failure(&key, error))?;
+        let view = Revision::parse(&answer)
+            .ok_or_else(|| ApplyError::Malformed { key, detail: "it holds no pod template".to_owned() })?;
+        self.stores.revisions.apply_own(view.clone());
+        Ok(Some(Arc::new(view)))
+    }
+
+    /// Publishes a status.
+    pub async fn write_status(&self, set: &SetView, status: &CloneSetStatus) -> Result<(), ApplyError> {
+        let sets: Api<CloneSet> = Api::namespaced(self.client.clone(), &set.key.namespace);
+        let patch = StatusPatch { metadata: UidOnly { uid: set.uid.to_string() }, status };
+        let answer = sets
+            .patch_status(&set.key.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .map_err(|error| failure(&set.key, error))?;
+        SetView::of(answer).into_iter().for_each(|view| self.stores.sets.apply_own(view));
+        Ok(())
+    }
+
+    fn normal(&self, set: &SetView, reason: &str, message: String) {
+        self.events.event(reference(set), EventType::Normal, reason, &message);
+    }
+
+    pub(crate) fn warning(&self, set: &SetView, reason: &str, message: String) {
+        self.events.event(reference(set), EventType::Warning, reason, &message);
+    }
+}
+
+#[derive(Clone, Serialize, Debug)]
+struct UidOnly {
+    uid: String,
+}
+
+#[derive(Serialize, Debug)]
+struct StatusPatch<'a> {
+    metadata: UidOnly,
+    status: &'a CloneSetStatus,
+}
+
+#[derive(Serialize, Debug)]
+struct RaiseNumber {
+    metadata: RaiseMetadata,
+    revision: i64,
+}
+
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+struct RaiseMetadata {
+    uid: String,
+    resource_version: String,
+}
+
+fn reference(set: &SetView) -> k8s_openapi::api::core::v1::ObjectReference {
+    k8s_openapi::api::core::v1::ObjectReference {
+        api_version: Some("apps.kruise.io/v1beta1".to_owned()),
+        kind: Some("CloneSet".to_owned()),
+        namespace: Some(set.key.namespace.to_string()),
+        name: Some(set.key.name.to_string()),
+        uid: Some(set.uid.to_string()),
+        resource_version: Some(set.resource_version.to_string()),
+        ..Default::default()
+    }
+}
+
+fn stage(action: &Action) -> Stage {
+    match action {
+        Action::Create { .. } | Action::Delete { .. } => Stage::Scale,
+        Action::UpdateInPlace { .. } | Action::MarkForRecreate { .. } | Action::Patch { .. } => Stage::Update,
+        _ => Stage::Upkeep,
+    }
+}
+
+/// A strategic-merge patch of owner references, for the object of this identity only.
+fn owner_change(uid: &Uid, owners: Vec<Value>) -> Value {
+    let metadata =
+        objects::object([("uid", uid.to_string().into()), ("ownerReferences", Value::Array(owners))]);
+    Value::Object(objects::object([("metadata", Value::Object(metadata))]))
+}
+
+fn drop_owner(uid: &Uid) -> Value {
+    Value::Object(objects::object([("$patch", "delete".into()), ("uid", uid.to_string().into())]))
+}
+
+fn pods_url(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/pods")
+}
+
+fn only(uid: &Uid) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid.to_string()), resource_version: None }),
+        ..DeleteParams::default()
+    }
+}
+
+fn is_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+fn is_reason(error: &kube::Error, reason: &str) -> bool {
+    matches!(error, kube::Error::Api(status) if status.reason == reason)
+}
+
+fn failure(key: &ObjectKey, error: kube::Error) -> ApplyError {
+    if is_code(&error, 409) && !is_reason(&error, "AlreadyExists") {
+        ApplyError::Conflict(key.clone())
+    } else {
+        ApplyError::Api { key: key.clone(), source: Box::new(error) }
+    }
+}

@@ -1,0 +1,222 @@
+//! One round of one CloneSet, and what wakes it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kruise_api::keys;
+use kruise_common::key::{ObjectKey, Uid};
+use kruise_common::pod::PodView;
+use kruise_common::revision::{self, Revision};
+use kruise_runtime::controller::Requeue;
+use kruise_runtime::queue::WorkQueue;
+use kruise_runtime::store::Change;
+use rand::Rng;
+use tokio::time::Instant;
+
+use crate::apply::{ApplyError, Executor, Outcome, Stage};
+use crate::observe;
+use crate::plan::{Options, plan};
+use crate::status;
+use crate::stores::{SetView, Stores};
+
+/// Name of the controller: label of its metrics, source of its events.
+pub const NAME: &str = "cloneset-controller";
+
+/// Status writes of one set are at least this far apart, unless its spec changed.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the name of a new revision may be found taken in one round.
+const MAX_COLLISIONS: i32 = 8;
+
+const INSTANCE_ID_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const INSTANCE_ID_LENGTH: usize = 5;
+
+/// What rounds need.
+pub struct Context {
+    /// Where sets, pods, claims and revisions are read.
+    pub stores: Stores,
+    /// Carries plans out.
+    pub executor: Executor,
+    /// Gates and flags.
+    pub options: Options,
+    /// The time.
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// When each set's status was written last.
+    published: Mutex<HashMap<Uid, Instant>>,
+}
+
+impl Context {
+    /// The context of a controller.
+    pub fn new(
+        stores: Stores,
+        executor: Executor,
+        options: Options,
+        clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    ) -> Self {
+        Self { stores, executor, options, clock, published: Mutex::default() }
+    }
+
+    fn since_published(&self, set: &Uid) -> Option<Duration> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).get(set).map(Instant::elapsed)
+    }
+
+    fn note_published(&self, set: &Uid) {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).insert(set.clone(), Instant::now());
+    }
+
+    fn forget(&self, set: &Uid) {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).remove(set);
+    }
+}
+
+/// Wakes sets when something of theirs changes in the stores.
+pub fn wire(stores: &Stores, queue: &WorkQueue, context: &Arc<Context>) {
+    let (waker, forgetter) = (queue.clone(), Arc::clone(context));
+    stores.sets.subscribe(Box::new(move |change: &Change<SetView>| {
+        if let (Some(old), None) = (&change.old, &change.new) {
+            forgetter.forget(&old.uid);
+        }
+        if let Some(set) = change.new.as_ref().or(change.old.as_ref()) {
+            waker.add(set.key.clone());
+        }
+    }));
+    let waker = queue.clone();
+    stores.pods.subscribe(Box::new(move |change: &Change<PodView>| {
+        for pod in change.old.iter().chain(&change.new) {
+            // Owners of any version of the kind are the same owner.
+            if let Some(owner) = pod
+                .controller()
+                .filter(|owner| &*owner.kind == "CloneSet" && &*owner.group == "apps.kruise.io")
+            {
+                waker.add(ObjectKey::new(pod.key.namespace.clone(), owner.name.clone()));
+            }
+        }
+    }));
+    let (waker, sets) = (queue.clone(), stores.sets.clone());
+    stores.claims.subscribe(Box::new(move |change| {
+        let owners = change.old.iter().chain(&change.new).flat_map(|claim| &claim.owners);
+        let owners: Vec<&Uid> = owners.collect();
+        if owners.is_empty() {
+            return;
+        }
+        for set in sets.all().iter().filter(|set| owners.contains(&&set.uid)) {
+            waker.add(set.key.clone());
+        }
+    }));
+}
+
+/// One round.
+///
+/// # Errors
+/// The first failure of the round; its status is published all the same.
+pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, ApplyError> {
+    let stores = &context.stores;
+    let Some(set) = stores.sets.get(&key) else { return Ok(Requeue::None) };
+    tracing::Span::current().record("generation", set.set.metadata.generation);
+    let parsed = match observe::parse(&set) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Only the user can mend this; the change will wake the set.
+            tracing::warn!(error = %error, "the spec cannot be carried out");
+            return Ok(Requeue::None);
+        }
+    };
+    let (update_revision, collision_count) = ensure_revision(&set, &context).await?;
+
+    let now = (context.clock)();
+    let seen = observe::observe(&set, &parsed, &update_revision, stores, now);
+    let mut unanswered = context.executor.take_unanswered(&set.uid).into_iter();
+    let mut ids = || unanswered.next().unwrap_or_else(instance_id);
+    let plan = plan(&seen, &context.options, &mut ids);
+    for hold in &plan.held {
+        tracing::debug!(reason = hold.reason.as_str(), held = %hold.message(), "waiting");
+    }
+    let outcome = context.executor.run(&set, plan.actions, now).await;
+
+    // The stores hold our own writes by now, so the status tells of this round and not of the last one.
+    let set = stores.sets.get(&key).filter(|fresh| fresh.uid == set.uid).unwrap_or(set);
+    let seen = observe::observe(&set, &parsed, &update_revision, stores, (context.clock)());
+    let failures = failures(&outcome);
+    let mut wanted = status::status_of(&seen, &failures, &plan.held);
+    wanted.collision_count = collision_count;
+    let published = publish(&set, &wanted, &context).await?;
+
+    let wake = [plan.wake_in, published, status::wake_in(&seen, &wanted)].into_iter().flatten().min();
+    if let Some((_, error)) = outcome.failures.into_iter().next() {
+        return Err(error);
+    }
+    if outcome.conflicts {
+        // The watch brings what changed; this is for the case that it already has.
+        return Ok(Requeue::After(Duration::from_millis(50)));
+    }
+    Ok(wake.map_or(Requeue::None, Requeue::After))
+}
+
+fn failures(outcome: &Outcome) -> status::Failures {
+    let first = |stage: Stage| {
+        outcome.failures.iter().find(|(at, _)| *at == stage).map(|(_, error)| error.to_string())
+    };
+    status::Failures { scale: first(Stage::Scale), update: first(Stage::Update) }
+}
+
+/// Finds, raises or creates the revision of the live template; also tells the collision count to publish.
+async fn ensure_revision(
+    set: &SetView,
+    context: &Context,
+) -> Result<(Arc<Revision>, Option<i32>), ApplyError> {
+    let known = observe::revisions(set, &context.stores);
+    let stored = set.set.status.as_ref().and_then(|status| status.collision_count);
+    let first = stored.unwrap_or_default();
+    for count in first..=first.saturating_add(MAX_COLLISIONS) {
+        let decision = revision::decide(&known, &set.set.spec.template, &set.key.name, count);
+        if let Some(revision) =
+            context.executor.ensure_revision(set, decision, revision_annotations(set)).await?
+        {
+            return Ok((revision, if count == first { stored } else { Some(count) }));
+        }
+    }
+    Err(ApplyError::Malformed {
+        key: set.key.clone(),
+        detail: "every name for its revision is taken".to_owned(),
+    })
+}
+
+fn revision_annotations(set: &SetView) -> BTreeMap<String, String> {
+    let mut annotations = set.set.metadata.annotations.clone().unwrap_or_default();
+    let claims = set.set.spec.volume_claim_templates.as_deref().unwrap_or_default();
+    annotations.insert(keys::VOLUME_CLAIM_TEMPLATE_HASH.to_owned(), revision::vct_hash(claims));
+    annotations
+}
+
+/// Writes the status if it differs; returns how long to wait if it was written a moment ago.
+async fn publish(
+    set: &SetView,
+    wanted: &kruise_api::cloneset::v1beta1::CloneSetStatus,
+    context: &Context,
+) -> Result<Option<Duration>, ApplyError> {
+    let old = set.set.status.as_ref();
+    if !status::needs_write(old, wanted) {
+        return Ok(None);
+    }
+    let new_generation = old.and_then(|old| old.observed_generation) != wanted.observed_generation;
+    if let Some(wait) = context
+        .since_published(&set.uid)
+        .and_then(|since| STATUS_INTERVAL.checked_sub(since))
+        .filter(|wait| !new_generation && !wait.is_zero())
+    {
+        return Ok(Some(wait));
+    }
+    context.executor.write_status(set, wanted).await?;
+    context.note_published(&set.uid);
+    Ok(None)
+}
+
+fn instance_id() -> String {
+    let mut random = rand::rng();
+    (0..INSTANCE_ID_LENGTH)
+        .filter_map(|_| INSTANCE_ID_ALPHABET.get(random.random_range(0..INSTANCE_ID_ALPHABET.len())))
+        .map(|byte| char::from(*byte))
+        .collect()
+}
