@@ -45,7 +45,7 @@ const VALIDITY: Duration = Duration::from_secs(3650 * DAY);
 const MAX_RENEW_BEFORE: Duration = Duration::from_secs(8 * 365 * DAY);
 const OVERLAP: Duration = Duration::from_secs(DAY);
 /// Clocks of API servers may be behind ours.
-const BACKDATED: Duration = Duration::from_secs(60 * 60);
+const BACKDATED: Duration = Duration::from_hours(1);
 
 /// What a Secret holds.
 pub type SecretData = BTreeMap<String, Vec<u8>>;

@@ -57,7 +57,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             headers: Duration::from_secs(20),
             body: Duration::from_secs(30),
-            drain: Duration::from_secs(60),
+            drain: Duration::from_mins(1),
         }
     }
 }

@@ -214,7 +214,7 @@ impl Syncer {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.options.namespace);
         let name = self.options.secret_name.as_str();
         let secret = api.get_opt(name).await.map_err(api_error(format!("read Secret {name}")))?;
-        let stored = secret.as_ref().map(|secret| data_of(secret));
+        let stored = secret.as_ref().map(data_of);
         let made = match state(stored.as_ref()) {
             CertState::Usable => return Ok((stored.unwrap_or_default(), Pass::Settled)),
             CertState::Renew { reuse_ca: true } => certs::generate(stored.as_ref(), &host, now, true)?,
@@ -405,5 +405,246 @@ async fn watch_one(api: Api<DynamicObject>, name: String, changed: Arc<Notify>) 
         }
         tokio::time::sleep(retry).await;
         retry = retry.saturating_mul(2).min(LAST_RETRY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use http::{Method, Request, Response};
+    use http_body_util::{BodyExt as _, Full};
+    use serde_json::json;
+
+    use super::*;
+
+    const SECRET: &str = "/api/v1/namespaces/kruise-system/secrets/kruise-webhook-certs";
+    const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/\
+                            kruise-mutating-webhook-configuration";
+    const CRD: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/clonesets.apps.kruise.io";
+
+    /// An API server that stores objects by path, checks resource versions and knows JSON Patch.
+    #[derive(Clone, Default)]
+    struct FakeApi {
+        objects: Arc<Mutex<BTreeMap<String, Value>>>,
+        writes: Arc<Mutex<usize>>,
+    }
+
+    impl FakeApi {
+        fn client(&self) -> kube::Client {
+            let api = self.clone();
+            let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+                let api = api.clone();
+                async move {
+                    let (parts, body) = request.into_parts();
+                    let body = body.collect().await.unwrap().to_bytes();
+                    let (code, value) = api.answer(&parts.method, parts.uri.path(), &body);
+                    let body = Full::new(Bytes::from(value.to_string()));
+                    Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+                }
+            });
+            kube::Client::new(service, "kruise-system")
+        }
+
+        fn answer(&self, method: &Method, path: &str, body: &[u8]) -> (u16, Value) {
+            let mut objects = self.objects.lock().unwrap();
+            let status = |code: u16, reason: &str| {
+                let status = json!({
+                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                    "message": reason, "reason": reason, "code": code
+                });
+                (code, status)
+            };
+            if *method != Method::GET {
+                *self.writes.lock().unwrap() += 1;
+            }
+            let mut new = match *method {
+                Method::GET => {
+                    return objects
+                        .get(path)
+                        .map_or_else(|| status(404, "NotFound"), |live| (200, live.clone()));
+                }
+                Method::PATCH => {
+                    let mut live = objects.get(path).unwrap().clone();
+                    let patch: json_patch::Patch = serde_json::from_slice(body).unwrap();
+                    if json_patch::patch(&mut live, &patch).is_err() {
+                        return status(422, "Invalid");
+                    }
+                    live
+                }
+                _ => serde_json::from_slice::<Value>(body).unwrap(),
+            };
+            let path = if *method == Method::POST {
+                format!("{path}/{}", new["metadata"]["name"].as_str().unwrap())
+            } else {
+                path.to_owned()
+            };
+            let stored = objects.get(&path).map(|live| live["metadata"]["resourceVersion"].clone());
+            match (method, stored) {
+                (&Method::POST, Some(_)) => return status(409, "AlreadyExists"),
+                (&Method::PUT, Some(version)) if new["metadata"]["resourceVersion"] != version => {
+                    return status(409, "Conflict");
+                }
+                _ => {}
+            }
+            let version = *self.writes.lock().unwrap();
+            new["metadata"]["resourceVersion"] = json!(version.to_string());
+            objects.insert(path, new.clone());
+            (200, new)
+        }
+
+        fn put(&self, path: &str, object: Value) {
+            self.objects.lock().unwrap().insert(path.to_owned(), object);
+        }
+
+        fn get(&self, path: &str) -> Value {
+            self.objects.lock().unwrap()[path].clone()
+        }
+
+        fn remove(&self, path: &str) {
+            self.objects.lock().unwrap().remove(path);
+        }
+
+        fn replica(&self, adjust: impl FnOnce(&mut WebhookOptions)) -> (Syncer, watch::Receiver<bool>) {
+            let mut options = WebhookOptions::from_env(&|_| None).unwrap();
+            adjust(&mut options);
+            let paths: Vec<String> = configure::ENTRIES.iter().map(|entry| entry.path.to_owned()).collect();
+            let now: Now = Arc::new(|| "2026-01-01T00:00:00Z".parse().unwrap());
+            Syncer::new(self.client(), options, &paths, Arc::new(CertStore::new()), now)
+        }
+    }
+
+    fn empty_chart() -> FakeApi {
+        let api = FakeApi::default();
+        api.put(
+            SECRET,
+            json!({"apiVersion": "v1", "kind": "Secret",
+                "metadata": {"name": "kruise-webhook-certs", "resourceVersion": "0"}}),
+        );
+        api.put(
+            CRD,
+            json!({
+                "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                "metadata": {"name": "clonesets.apps.kruise.io", "resourceVersion": "0"},
+                "spec": {
+                    "group": "apps.kruise.io", "names": {"kind": "CloneSet"}, "versions": [{"name": "v1alpha1"}],
+                    "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+                        "clientConfig": {"caBundle": "Cg=="}}}
+                }
+            }),
+        );
+        api
+    }
+
+    async fn settle(syncer: &mut Syncer) {
+        assert_eq!(syncer.pass().await.unwrap(), Pass::Repaired);
+        assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
+    }
+
+    #[tokio::test]
+    async fn an_empty_chart_is_completed_and_then_left_alone() {
+        let api = empty_chart();
+        let (mut syncer, ready) = api.replica(|_| {});
+        assert!(!*ready.borrow());
+        settle(&mut syncer).await;
+        assert!(*ready.borrow());
+        let secret = api.get(SECRET);
+        assert_eq!(secret["data"].as_object().unwrap().len(), 6);
+        let ca = &secret["data"]["ca-cert.pem"];
+        assert_eq!(&api.get(MUTATING)["webhooks"][0]["clientConfig"]["caBundle"], ca);
+        assert_eq!(&api.get(CRD)["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"], ca);
+        let writes = *api.writes.lock().unwrap();
+        let (mut second, _ready) = api.replica(|_| {});
+        assert_eq!(second.pass().await.unwrap(), Pass::Settled);
+        assert_eq!(*api.writes.lock().unwrap(), writes);
+    }
+
+    #[tokio::test]
+    async fn what_is_tampered_with_or_deleted_comes_back_the_same() {
+        let api = empty_chart();
+        let (mut syncer, ready) = api.replica(|_| {});
+        settle(&mut syncer).await;
+        let (secret, good) = (api.get(SECRET), api.get(MUTATING));
+        let mut bad = good.clone();
+        bad["webhooks"][0]["clientConfig"]["caBundle"] = json!("Cg==");
+        api.put(MUTATING, bad);
+        settle(&mut syncer).await;
+        assert_eq!(api.get(MUTATING)["webhooks"], good["webhooks"]);
+        api.remove(MUTATING);
+        settle(&mut syncer).await;
+        assert_eq!(api.get(MUTATING)["webhooks"], good["webhooks"]);
+        api.remove(SECRET);
+        settle(&mut syncer).await;
+        assert_eq!(api.get(SECRET)["data"], secret["data"]);
+        assert!(*ready.borrow());
+    }
+
+    #[tokio::test]
+    async fn a_new_authority_is_served_with_only_after_it_was_published() {
+        let api = empty_chart();
+        let (mut syncer, _ready) = api.replica(|_| {});
+        settle(&mut syncer).await;
+        let before = syncer.served.clone();
+        let (mut other, _ready) = empty_chart().replica(|_| {});
+        settle(&mut other).await;
+        let mut secret = api.get(SECRET);
+        let theirs = other.served.clone().unwrap();
+        for (key, value) in &theirs {
+            secret["data"][key] = json!(base64::engine::general_purpose::STANDARD.encode(value));
+        }
+        api.put(SECRET, secret);
+        assert_eq!(syncer.pass().await.unwrap(), Pass::Repaired);
+        assert_eq!(syncer.served, before);
+        assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
+        assert_eq!(syncer.served, Some(theirs));
+    }
+
+    #[tokio::test]
+    async fn without_its_crd_a_manager_gets_ready_all_the_same() {
+        let api = empty_chart();
+        api.remove(CRD);
+        let (mut syncer, ready) = api.replica(|_| {});
+        settle(&mut syncer).await;
+        assert!(*ready.borrow());
+    }
+
+    #[tokio::test]
+    async fn external_certificates_are_ready_once_injected_and_nothing_is_written() {
+        let api = empty_chart();
+        let (mut own, _ready) = api.replica(|_| {});
+        settle(&mut own).await;
+        let ours = own.served.clone().unwrap();
+        let good = api.get(MUTATING);
+        let mut late = good.clone();
+        late["webhooks"][0]["clientConfig"]["caBundle"] = Value::Null;
+        api.put(MUTATING, late);
+        let mut secret = api.get(SECRET);
+        secret["data"]["ca.crt"] =
+            json!(base64::engine::general_purpose::STANDARD.encode(&ours[certs::CA_CERT]));
+        api.put(SECRET, secret);
+        let writes = *api.writes.lock().unwrap();
+        let (mut syncer, ready) = api.replica(|options| options.external_certs = true);
+        assert!(matches!(syncer.pass().await, Err(SyncError::External(_))));
+        assert!(!*ready.borrow());
+        api.put(MUTATING, good);
+        assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
+        assert!(*ready.borrow());
+        assert_eq!(*api.writes.lock().unwrap(), writes);
+    }
+
+    #[tokio::test]
+    async fn a_conflict_is_an_error_and_the_next_pass_takes_what_the_other_wrote() {
+        let api = empty_chart();
+        let (mut first, _ready) = api.replica(|_| {});
+        let (mut second, _ready) = api.replica(|_| {});
+        let (one, two) = tokio::join!(first.pass(), second.pass());
+        assert!(one.is_ok() || two.is_ok());
+        for syncer in [&mut first, &mut second] {
+            while syncer.pass().await.ok() != Some(Pass::Settled) {}
+        }
+        assert_eq!(first.served, second.served);
     }
 }
