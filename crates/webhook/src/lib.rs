@@ -7,6 +7,7 @@
 pub mod certs;
 pub mod configure;
 pub mod convert;
+pub mod files;
 pub mod options;
 pub mod review;
 pub mod route;

@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::certs::{self, CertError, CertState, CertStore, SecretData};
 use crate::configure::{self, Configuration, ConversionCrd, Entry, OwnerNamespace, Target};
+use crate::files;
 use crate::options::WebhookOptions;
 use crate::server::stopped;
 
@@ -160,7 +161,7 @@ impl Syncer {
         let now = (self.now)();
         let (data, mut pass) = self.certificate(now).await?;
         if !self.store.is_set() {
-            self.serve(&data)?;
+            self.serve(&data, now).await?;
         }
         let target = Target {
             namespace: self.options.namespace.clone(),
@@ -182,19 +183,29 @@ impl Syncer {
         let ca = |data: &SecretData| data.get(certs::CA_CERT).cloned();
         let same_ca = self.served.as_ref().map(ca) == Some(ca(&data));
         if same_ca || pass == Pass::Settled {
-            self.serve(&data)?;
+            self.serve(&data, now).await?;
         }
         self.kept = Some(data);
         self.ready.send_replace(true);
         Ok(pass)
     }
 
-    fn serve(&mut self, data: &SecretData) -> Result<(), SyncError> {
-        if self.served.as_ref() != Some(data) {
-            let file = |name| data.get(name).map(Vec::as_slice).ok_or(CertError::Absent(name));
-            self.store.set(file(certs::SERVER_CERT)?, file(certs::SERVER_KEY)?)?;
-            self.served = Some(data.clone());
-            info!("webhook serves a new certificate");
+    async fn serve(&mut self, data: &SecretData, now: Timestamp) -> Result<(), SyncError> {
+        if self.served.as_ref() == Some(data) {
+            return Ok(());
+        }
+        let file = |name| data.get(name).map(Vec::as_slice).ok_or(CertError::Absent(name));
+        self.store.set(file(certs::SERVER_CERT)?, file(certs::SERVER_KEY)?)?;
+        self.served = Some(data.clone());
+        info!("webhook serves a new certificate");
+        let (dir, data, with_ca_key) =
+            (self.options.cert_dir.clone(), data.clone(), self.options.certs_on_disk);
+        let written = tokio::task::spawn_blocking(move || files::write(&dir, &data, with_ca_key, now)).await;
+        // The server has it in memory; the files are for those who look at them.
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "cannot write the certificate files"),
+            Err(error) => warn!(%error, "cannot write the certificate files"),
         }
         Ok(())
     }
@@ -203,13 +214,20 @@ impl Syncer {
     async fn certificate(&self, now: Timestamp) -> Result<(SecretData, Pass), SyncError> {
         let host = self.options.serving_host();
         let state = |data: Option<&SecretData>| certs::inspect(data, &host, now, self.options.renew_before);
-        let kept = || self.kept.as_ref().filter(|kept| state(Some(*kept)) == CertState::Usable).cloned();
+        let on_disk = if self.options.certs_on_disk && self.kept.is_none() {
+            let dir = self.options.cert_dir.clone();
+            tokio::task::spawn_blocking(move || files::read(&dir)).await.ok().flatten()
+        } else {
+            None
+        };
+        let before = self.kept.as_ref().or(on_disk.as_ref());
+        let kept = || before.filter(|kept| state(Some(kept)) == CertState::Usable).cloned();
         if self.options.certs_on_disk {
             if let Some(kept) = kept() {
                 return Ok((kept, Pass::Settled));
             }
-            let reuse_ca = state(self.kept.as_ref()) == CertState::Renew { reuse_ca: true };
-            return Ok((certs::generate(self.kept.as_ref(), &host, now, reuse_ca)?, Pass::Repaired));
+            let reuse_ca = state(before) == CertState::Renew { reuse_ca: true };
+            return Ok((certs::generate(before, &host, now, reuse_ca)?, Pass::Repaired));
         }
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.options.namespace);
         let name = self.options.secret_name.as_str();
@@ -431,6 +449,19 @@ mod tests {
     struct FakeApi {
         objects: Arc<Mutex<BTreeMap<String, Value>>>,
         writes: Arc<Mutex<usize>>,
+        dirs: Arc<Dirs>,
+    }
+
+    /// The certificate directories of the replicas, removed at the end.
+    #[derive(Default)]
+    struct Dirs(Mutex<Vec<std::path::PathBuf>>);
+
+    impl Drop for Dirs {
+        fn drop(&mut self) {
+            for dir in self.0.get_mut().unwrap() {
+                let _ = std::fs::remove_dir_all(dir);
+            }
+        }
     }
 
     impl FakeApi {
@@ -510,11 +541,19 @@ mod tests {
 
         fn replica(&self, adjust: impl FnOnce(&mut WebhookOptions)) -> (Syncer, watch::Receiver<bool>) {
             let mut options = WebhookOptions::from_env(&|_| None).unwrap();
+            options.cert_dir = std::env::temp_dir().join(format!("kruise-webhook-sync-{}", unique()));
+            self.dirs.0.lock().unwrap().push(options.cert_dir.clone());
             adjust(&mut options);
             let paths: Vec<String> = configure::ENTRIES.iter().map(|entry| entry.path.to_owned()).collect();
             let now: Now = Arc::new(|| "2026-01-01T00:00:00Z".parse().unwrap());
             Syncer::new(self.client(), options, &paths, Arc::new(CertStore::new()), now)
         }
+    }
+
+    fn unique() -> String {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
     fn empty_chart() -> FakeApi {
@@ -633,6 +672,22 @@ mod tests {
         assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
         assert!(*ready.borrow());
         assert_eq!(*api.writes.lock().unwrap(), writes);
+    }
+
+    #[tokio::test]
+    async fn with_a_host_certificates_live_on_disk_and_client_configs_are_urls() {
+        let api = empty_chart();
+        let (mut syncer, _ready) = api.replica(|options| {
+            options.host = Some("10.0.0.5".to_owned());
+            options.certs_on_disk = true;
+        });
+        settle(&mut syncer).await;
+        assert_eq!(api.get(SECRET).get("data"), None);
+        let url = "https://10.0.0.5:9876/mutate-apps-kruise-io-cloneset";
+        assert_eq!(api.get(MUTATING)["webhooks"][0]["clientConfig"]["url"], url);
+        let (mut restarted, _ready) = api.replica(|options| *options = syncer.options.clone());
+        assert_eq!(restarted.pass().await.unwrap(), Pass::Settled);
+        assert_eq!(restarted.served, syncer.served);
     }
 
     #[tokio::test]
