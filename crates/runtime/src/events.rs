@@ -146,22 +146,19 @@ impl Correlator {
         let mut hasher = DefaultHasher::new();
         message.hash(&mut hasher);
         let message = hasher.finish();
-        match self.similar.get(key).filter(|similar| within_window(similar.last, now)) {
-            Some(similar) => {
-                similar.last = now;
-                similar.messages.insert(message);
-                if similar.messages.len() <= MAX_SIMILAR {
-                    return false;
-                }
-                similar.messages.remove(&message);
-                true
-            }
-            None => {
-                let messages = BTreeSet::from([message]);
-                self.similar.put(key.to_owned(), Similar { messages, last: now });
-                false
-            }
+        let Some(similar) = self.similar.get(key).filter(|similar| within_window(similar.last, now)) else {
+            let messages = BTreeSet::from([message]);
+            self.similar.put(key.to_owned(), Similar { messages, last: now });
+            return false;
+        };
+        similar.last = now;
+        similar.messages.insert(message);
+        let flood = similar.messages.len() > MAX_SIMILAR;
+        if flood {
+            // The set does not grow: the first ten keep Events of their own.
+            similar.messages.remove(&message);
         }
+        flood
     }
 
     /// Takes a token of the source's bucket for the object, if there is one.

@@ -315,7 +315,7 @@ impl<S: LeaseStore> Elector<S> {
                 }
                 Ok(Ok(Attempt::Other(_))) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(lease = %self.config.name, %error, "cannot acquire the lease")
+                    tracing::warn!(lease = %self.config.name, %error, "cannot acquire the lease");
                 }
                 Err(_) => tracing::warn!(lease = %self.config.name, "the lease did not answer in time"),
             }
