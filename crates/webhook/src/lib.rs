@@ -9,6 +9,7 @@ pub mod configure;
 pub mod convert;
 pub mod files;
 pub mod options;
+pub mod probe;
 pub mod review;
 pub mod route;
 pub mod server;

@@ -604,6 +604,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_probe_succeeds_only_with_the_right_authority() {
+        let server = start(Limits::default()).await;
+        let within = Duration::from_secs(10);
+        let probe = |data: SecretData| {
+            let port = server.address.port();
+            async move { crate::probe::probe(port, &data[certs::CA_CERT], within).await }
+        };
+        probe(server.data.clone()).await.unwrap();
+        assert!(probe(certificate()).await.is_err());
+    }
+
+    #[tokio::test]
     async fn a_new_certificate_is_served_from_the_next_handshake_on() {
         let server = start(Limits::default()).await;
         let other = certificate();

@@ -16,6 +16,7 @@ use kube::api::{
     Api, ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
 };
 use kube::core::GroupVersionKind;
+use prometheus::{GaugeVec, IntCounterVec, Opts, Registry};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -80,8 +81,37 @@ pub enum Pass {
     Repaired,
 }
 
+/// What the loop tells about itself.
+#[derive(Clone, Debug)]
+struct Metrics {
+    not_after: GaugeVec,
+    repairs: IntCounterVec,
+}
+
+impl Metrics {
+    fn new() -> Result<Self, prometheus::Error> {
+        let not_after = Opts::new(
+            "kruise_webhook_certificate_not_after_seconds",
+            "Time at which a certificate expires, in seconds since the epoch.",
+        );
+        let repairs = Opts::new(
+            "kruise_webhook_configuration_repairs_total",
+            "Objects that were not as they should be.",
+        );
+        Ok(Self {
+            not_after: GaugeVec::new(not_after, &["kind"])?,
+            repairs: IntCounterVec::new(repairs, &["object", "reason"])?,
+        })
+    }
+
+    fn repaired(&self, object: &str, existed: bool) {
+        self.repairs.with_label_values(&[object, if existed { "differs" } else { "missing" }]).inc();
+    }
+}
+
 /// The loop's state.
 pub struct Syncer {
+    metrics: Option<Metrics>,
     client: kube::Client,
     options: WebhookOptions,
     entries: Vec<Entry>,
@@ -114,8 +144,34 @@ impl Syncer {
         let entries = configure::ENTRIES.iter().filter(served).copied().collect();
         let (ready, receiver) = watch::channel(false);
         let crds = configure::CONVERSION_CRDS.to_vec();
-        let syncer = Self { client, options, entries, crds, store, now, ready, kept: None, served: None };
+        let syncer = Self {
+            client,
+            options,
+            entries,
+            crds,
+            store,
+            now,
+            ready,
+            metrics: None,
+            kept: None,
+            served: None,
+        };
         (syncer, receiver)
+    }
+
+    /// Counts repairs and shows when the certificates expire.
+    pub fn with_metrics(mut self, registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Metrics::new()?;
+        registry.register(Box::new(metrics.not_after.clone()))?;
+        registry.register(Box::new(metrics.repairs.clone()))?;
+        self.metrics = Some(metrics);
+        Ok(self)
+    }
+
+    fn repaired(&self, object: &str, existed: bool) {
+        if let Some(metrics) = &self.metrics {
+            metrics.repaired(object, existed);
+        }
     }
 
     /// Runs until `shutdown` turns true.
@@ -198,6 +254,13 @@ impl Syncer {
         self.store.set(file(certs::SERVER_CERT)?, file(certs::SERVER_KEY)?)?;
         self.served = Some(data.clone());
         info!("webhook serves a new certificate");
+        if let Some(metrics) = &self.metrics {
+            for (kind, name) in [("ca", certs::CA_CERT), ("serving", certs::SERVER_CERT)] {
+                if let Some(expiry) = data.get(name).and_then(|pem| certs::not_after(pem)) {
+                    metrics.not_after.with_label_values(&[kind]).set(expiry as f64);
+                }
+            }
+        }
         let (dir, data, with_ca_key) =
             (self.options.cert_dir.clone(), data.clone(), self.options.certs_on_disk);
         let written = tokio::task::spawn_blocking(move || files::write(&dir, &data, with_ca_key, now)).await;
@@ -243,6 +306,7 @@ impl Syncer {
         };
         self.ready.send_replace(false);
         let files = made.iter().map(|(key, value)| (key.clone(), ByteString(value.clone())));
+        let existed = secret.is_some();
         if let Some(mut secret) = secret {
             // With the resourceVersion that was read: of two replicas one wins, the other reads the winner's.
             secret.data.get_or_insert_default().extend(files);
@@ -261,6 +325,7 @@ impl Syncer {
                 .await
                 .map_err(api_error(format!("create Secret {name}")))?;
         }
+        self.repaired(name, existed);
         info!(secret = name, "stored a webhook certificate");
         Ok((made, Pass::Repaired))
     }
@@ -299,6 +364,7 @@ impl Syncer {
         } else {
             api.create(&params, &wanted).await.map_err(api_error(format!("create {name}")))?;
         }
+        self.repaired(name, live.is_some());
         info!(name, "repaired a webhook configuration");
         Ok(true)
     }
@@ -312,6 +378,7 @@ impl Syncer {
         api.patch(crd.name, &PatchParams::default(), &Patch::<DynamicObject>::Json(patch))
             .await
             .map_err(api_error(format!("update CRD {}", crd.name)))?;
+        self.repaired(crd.name, true);
         info!(name = crd.name, "repaired the conversion of a CRD");
         Ok(true)
     }
@@ -639,6 +706,24 @@ mod tests {
         assert_eq!(syncer.served, before);
         assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
         assert_eq!(syncer.served, Some(theirs));
+    }
+
+    #[tokio::test]
+    async fn the_loop_gets_ready_counts_its_repairs_and_stops_when_told() {
+        let api = empty_chart();
+        let registry = Registry::new();
+        let (syncer, mut ready) = api.replica(|_| {});
+        let syncer = syncer.with_metrics(&registry).unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let running = tokio::spawn(syncer.run(stopped));
+        let within = Duration::from_secs(10);
+        tokio::time::timeout(within, ready.wait_for(|ready| *ready)).await.unwrap().unwrap();
+        stop.send(true).unwrap();
+        tokio::time::timeout(within, running).await.unwrap().unwrap();
+        let families = registry.gather();
+        let repairs = families.iter().find(|family| family.name().ends_with("repairs_total")).unwrap();
+        assert_eq!(repairs.get_metric().len(), 4);
+        assert!(families.iter().any(|family| family.name().ends_with("not_after_seconds")));
     }
 
     #[tokio::test]
