@@ -188,7 +188,11 @@ impl Syncer {
                         if pass == Pass::Repaired { SETTLE } else { REPEAT }
                     }
                     Err(error) => {
-                        self.ready.send_replace(false);
+                        // An API server that does not answer says nothing about what is published. Were that a
+                        // reason, its hiccup would take every replica out of the Service at once.
+                        if !matches!(error, SyncError::Api { .. }) {
+                            self.ready.send_replace(false);
+                        }
                         warn!(%error, "webhook objects are not right");
                         let wait = retry;
                         retry = retry.saturating_mul(2).min(LAST_RETRY);
@@ -393,9 +397,18 @@ impl Syncer {
         };
         let data = data_of(&secret);
         let file = |key: &'static str| data.get(key).cloned().ok_or(CertError::Absent(key));
-        let (chain, key) = (file(certs::TLS_CERT)?, file(certs::TLS_KEY)?);
-        certs::verify(&chain, &file(certs::EXTERNAL_CA)?, &self.options.serving_host(), (self.now)())?;
-        self.store.set(&chain, &key)?;
+        let (authority, chain, key) =
+            (file(certs::EXTERNAL_CA)?, file(certs::TLS_CERT)?, file(certs::TLS_KEY)?);
+        let now = (self.now)();
+        certs::verify(&chain, &authority, &self.options.serving_host(), now)?;
+        let mut own_names = SecretData::new();
+        own_names.insert(certs::CA_CERT.to_owned(), authority);
+        for (names, content) in
+            [([certs::SERVER_CERT, certs::TLS_CERT], &chain), ([certs::SERVER_KEY, certs::TLS_KEY], &key)]
+        {
+            own_names.extend(names.map(|name| (name.to_owned(), content.clone())));
+        }
+        self.serve(&own_names, now).await?;
 
         for configuration in Configuration::ALL {
             let name = configuration.name();
@@ -757,6 +770,7 @@ mod tests {
         assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
         assert!(*ready.borrow());
         assert_eq!(*api.writes.lock().unwrap(), writes);
+        assert_eq!(files::read(&syncer.options.cert_dir).unwrap()[certs::TLS_CERT], ours[certs::TLS_CERT]);
     }
 
     #[tokio::test]
