@@ -488,3 +488,6 @@ pub(crate) fn trouble(row: &Row) -> String {
 pub(crate) fn is_trouble(reason: &str) -> bool {
     !matches!(reason, "" | "ContainerCreating" | "PodInitializing")
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,18 +19,22 @@ use crate::observed::{Observed, PodUpdatePolicy};
 
 /// Lets every pod take the steps it takes by itself, also in a paused set: one write per pod.
 pub(super) fn refresh(seen: &Observed, options: &Options, rows: &mut [Row], plan: &mut Plan) {
-    let target = target(seen, difference(seen, options, rows, false).update).clone();
+    let update = difference(seen, options, rows, false).update;
+    let target = target(seen, update).clone();
+    // Where nothing is to be updated, no pod waits for an update: one whose turn was taken back returns.
+    let idle = update == 0 || seen.settings.on_delete;
     let mut graceful = Vec::new();
     for row in rows.iter_mut().filter(|row| !row.touched) {
         if is_in_grace(&row.pod) {
             graceful.push(row.pod.key.name.clone());
         }
-        refresh_pod(seen, row, &target, plan);
+        let arrived = idle || at_revision(&row.pod, &target);
+        refresh_pod(seen, row, arrived, plan);
     }
     plan.hold(hold(HoldReason::GracePeriod, graceful));
 }
 
-fn refresh_pod(seen: &Observed, row: &mut Row, target: &Revision, plan: &mut Plan) {
+fn refresh_pod(seen: &Observed, row: &mut Row, arrived: bool, plan: &mut Plan) {
     let pod = row.pod.clone();
     let mut patch = PodPatch::default();
     // Nobody can serve from a pod without a node: its first conditions wait, so that they cost no write of their own.
@@ -68,7 +72,7 @@ fn refresh_pod(seen: &Observed, row: &mut Row, target: &Revision, plan: &mut Pla
     }
     let lifecycle = seen.settings.lifecycle.as_ref();
     let complete = inplace::is_complete(&pod);
-    let next = lifecycle::refresh(&pod, lifecycle, at_revision(&pod, target), complete);
+    let next = lifecycle::refresh(&pod, lifecycle, arrived, complete);
     let keys = [
         next.add_key.and_then(|key| add_not_ready_key(&pod, LIFECYCLE_AGENT, key, seen.now)),
         next.remove_key.and_then(|key| remove_not_ready_key(&pod, LIFECYCLE_AGENT, key, seen.now)),
