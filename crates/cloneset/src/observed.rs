@@ -31,6 +31,7 @@ pub enum PodUpdatePolicy {
 }
 
 /// A CloneSet's spec with defaults applied, apart from the pod template.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Desired pods.

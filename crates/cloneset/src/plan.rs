@@ -20,6 +20,7 @@ use crate::observed::{ClaimView, Observed};
 use diff::{Class, Diff, Inputs};
 
 /// Feature gates and flags a plan depends on.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Gate CloneSetShortHash: the revision label holds only the hash.
@@ -52,6 +53,7 @@ pub enum Because {
 }
 
 /// One thing to do.
+#[expect(clippy::large_enum_variant, reason = "a plan holds few actions, and most of them are patches")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Create a pod and its claims.
@@ -214,7 +216,7 @@ impl Hold {
             }
             HoldReason::GracePeriod => text.push_str("their grace period has not passed"),
             HoldReason::InPlaceOnly => {
-                text.push_str("the change is not possible in place, and the policy is InPlaceOnly")
+                text.push_str("the change is not possible in place, and the policy is InPlaceOnly");
             }
             HoldReason::BudgetDenied => text.push_str("a PodUnavailableBudget refused"),
             HoldReason::NotAllowed => text.push_str("their lifecycle state allows no update"),
@@ -239,11 +241,8 @@ impl Hold {
 fn listed(entries: impl ExactSizeIterator<Item = String>) -> String {
     const SHOWN: usize = 3;
     let more = entries.len().saturating_sub(SHOWN);
-    let mut text = entries.take(SHOWN).collect::<Vec<_>>().join("; ");
-    if more > 0 {
-        text.push_str(&format!(" and {more} more"));
-    }
-    text
+    let text = entries.take(SHOWN).collect::<Vec<_>>().join("; ");
+    if more > 0 { format!("{text} and {more} more") } else { text }
 }
 
 /// What to do now, what is held back and why, and when to look again.
@@ -271,6 +270,7 @@ impl Plan {
 }
 
 /// A pod and what is decided from it once per round.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) pod: Arc<PodView>,

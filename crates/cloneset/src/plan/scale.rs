@@ -156,18 +156,19 @@ fn delete(seen: &Observed, options: &Options, diff: &Diff, rows: &mut [Row], pla
     // The arithmetic counts marked pods as available: those that are not use up the budget.
     let unready = rows.iter().filter(|row| marked(row) && !row.ready).count() as i64;
     let unavailable = rows.iter().filter(|row| marked(row) && !row.available).count() as i64;
-    let mut budget = (diff.delete_ready_limit - unavailable).max(0);
-    let mut waiting = Vec::new();
+    let budget = (diff.delete_ready_limit - unavailable).max(0);
+    let mut deletions = Deletions { seen, budget, waiting: Vec::new() };
 
     for row in rows.iter_mut().filter(|row| marked(row) && !row.touched) {
         let free = !row.ready || (!row.available && diff.delete_ready_limit > unready);
-        take(seen, row, free, Because::SpecifiedDelete, &mut budget, &mut waiting, plan);
+        deletions.take(row, free, Because::SpecifiedDelete, plan);
     }
     for index in victims(seen, options, diff, rows) {
         let Some(row) = rows.get_mut(index) else { continue };
         let free = !row.available;
-        take(seen, row, free, Because::ScaleIn, &mut budget, &mut waiting, plan);
+        deletions.take(row, free, Because::ScaleIn, plan);
     }
+    let mut waiting = deletions.waiting;
     waiting.sort();
     plan.hold(Hold {
         reason: HoldReason::MaxUnavailable,
@@ -215,36 +216,37 @@ fn victims(seen: &Observed, options: &Options, diff: &Diff, rows: &[Row]) -> Vec
     chosen
 }
 
-/// Deletes a pod, or lets its hook know, if it is free or the budget allows it.
-fn take(
-    seen: &Observed,
-    row: &mut Row,
-    free: bool,
-    because: Because,
-    budget: &mut i64,
-    waiting: &mut Vec<Arc<str>>,
-    plan: &mut Plan,
-) {
-    if !free {
-        if *budget <= 0 {
-            waiting.push(row.pod.key.name.clone());
+/// What is left to delete with, and what waits for more.
+struct Deletions<'a> {
+    seen: &'a Observed,
+    budget: i64,
+    waiting: Vec<Arc<str>>,
+}
+
+impl Deletions<'_> {
+    /// Deletes a pod, or lets its hook know, if it is free or the budget allows it.
+    fn take(&mut self, row: &mut Row, free: bool, because: Because, plan: &mut Plan) {
+        if !free {
+            if self.budget <= 0 {
+                self.waiting.push(row.pod.key.name.clone());
+                return;
+            }
+            self.budget -= 1;
+        }
+        row.touched = true;
+        if !held(self.seen, row) {
+            plan.actions.push(deletion(self.seen, row, because));
             return;
         }
-        *budget -= 1;
+        let lifecycle = self.seen.settings.lifecycle.as_ref();
+        let not_ready = lifecycle
+            .filter(|lifecycle| lifecycle.delete_marks_not_ready())
+            .and_then(|_| add_not_ready_key(&row.pod, LIFECYCLE_AGENT, PRE_DELETE_KEY, self.seen.now));
+        let endpoint = if not_ready.is_some() { PodEndpoint::Status } else { PodEndpoint::Pod };
+        let mut patch = not_ready.unwrap_or_default();
+        set_state(&mut patch, &LifecycleState::PreparingDelete, self.seen.now);
+        plan.actions.push(patch_of(row, endpoint, patch, because));
     }
-    row.touched = true;
-    if !held(seen, row) {
-        plan.actions.push(deletion(seen, row, because));
-        return;
-    }
-    let lifecycle = seen.settings.lifecycle.as_ref();
-    let not_ready = lifecycle
-        .filter(|lifecycle| lifecycle.delete_marks_not_ready())
-        .and_then(|_| add_not_ready_key(&row.pod, LIFECYCLE_AGENT, PRE_DELETE_KEY, seen.now));
-    let endpoint = if not_ready.is_some() { PodEndpoint::Status } else { PodEndpoint::Pod };
-    let mut patch = not_ready.unwrap_or_default();
-    set_state(&mut patch, &LifecycleState::PreparingDelete, seen.now);
-    plan.actions.push(patch_of(row, endpoint, patch, because));
 }
 
 fn patch_of(row: &Row, endpoint: PodEndpoint, mut patch: PodPatch, because: Because) -> Action {

@@ -248,20 +248,20 @@ fn recreation_marks_a_pod_once() {
     assert_eq!(told(&planned(&seen)), [""; 0]);
 }
 
-fn hooked(mark_pod_not_ready: bool) -> Option<Lifecycle> {
+fn hooked(mark_pod_not_ready: bool) -> Lifecycle {
     let hook = LifecycleHook {
         labels: BTreeMap::from([("hook".into(), "1".into())]),
         finalizers: Vec::new(),
         mark_pod_not_ready,
     };
-    Some(Lifecycle { pre_delete: Some(hook.clone()), in_place_update: Some(hook), pre_normal: None })
+    Lifecycle { pre_delete: Some(hook.clone()), in_place_update: Some(hook), pre_normal: None }
 }
 
 #[test]
 fn a_hook_holds_a_deletion_and_further_ones_go_on() {
     let held = |name: &str| pod(name).ready().label("hook", "1");
     let mut seen = set(settings(1), [held("web-1").state("PreparingDelete"), held("web-2"), held("web-3")]);
-    seen.settings.lifecycle = hooked(false);
+    seen.settings.lifecycle = Some(hooked(false));
     seen.settings.max_unavailable = Some(IntOrPercent::Int(1));
     assert_eq!(told(&planned(&seen)).len(), 1);
     seen.pods[0] = Arc::new(pod("web-1").ready().state("PreparingDelete").0);
@@ -272,9 +272,9 @@ fn a_hook_holds_a_deletion_and_further_ones_go_on() {
 fn a_pod_wanted_again_returns_unless_it_was_taken_out_of_service() {
     let leaving = pod("web-1").ready().label("hook", "1").state("PreparingDelete");
     let mut seen = set(settings(2), [leaving, pod("web-2").ready()]);
-    seen.settings.lifecycle = hooked(false);
+    seen.settings.lifecycle = Some(hooked(false));
     assert_eq!(told(&planned(&seen)), ["patch web-1 for Regret"]);
-    seen.settings.lifecycle = hooked(true);
+    seen.settings.lifecycle = Some(hooked(true));
     assert_eq!(told(&planned(&seen)), [""; 0]);
 }
 
@@ -478,7 +478,7 @@ prop_compose! {
         settings.min_ready_seconds = min_ready_seconds;
         settings.paused = paused;
         settings.exclude_preparing_delete = exclude;
-        settings.lifecycle = lifecycle.then(|| hooked(false)).flatten();
+        settings.lifecycle = lifecycle.then(|| hooked(false));
         let pods = pods.into_iter().enumerate().map(|(index, mut pod)| {
             pod.0.key = ObjectKey::new("ns", format!("web-p{index}"));
             pod.0.uid = Uid::from(format!("p{index}"));
