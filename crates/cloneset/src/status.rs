@@ -222,3 +222,104 @@ fn progressing(seen: &Observed, status: &CloneSetStatus, conditions: &mut Condit
         conditions.set(CONDITION_PROGRESSING, "True", REASON_UPDATED, "CloneSet is progressing", new_goal);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use kruise_common::key::{ObjectKey, Uid};
+    use kruise_common::revision::Revision;
+    use serde_json::json;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::observed::Settings;
+
+    fn revision(name: &str) -> Arc<Revision> {
+        Arc::new(Revision {
+            key: ObjectKey::new("ns", name),
+            uid: Uid::from(name),
+            resource_version: "1".into(),
+            number: 1,
+            template: Arc::new(json!({})),
+            created: None,
+            controller: None,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+        })
+    }
+
+    fn empty_set(replicas: i32) -> Observed {
+        let spec = json!({
+            "replicas": replicas, "selector": {}, "template": {}, "progressDeadlineSeconds": 10,
+            "updateStrategy": {"rollingUpdate": {}},
+        });
+        Observed {
+            key: ObjectKey::new("ns", "web"),
+            uid: Uid::from("web"),
+            generation: 3,
+            terminating: false,
+            settings: Settings::of(&serde_json::from_value(spec).unwrap()),
+            label_selector: "app=web".to_owned(),
+            pods: Vec::new(),
+            unselected: Vec::new(),
+            others: Vec::new(),
+            claims: Vec::new(),
+            nodes: BTreeMap::new(),
+            revisions: Vec::new(),
+            update_revision: revision("web-b"),
+            current_revision: revision("web-a"),
+            status: CloneSetStatus::default(),
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// Publishes, lets seconds pass, and tells the reason of Progressing.
+    fn after(seen: &mut Observed, seconds: i64) -> String {
+        seen.now += SignedDuration::from_secs(seconds);
+        seen.status = status_of(seen, &Failures::default(), &[]);
+        let conditions = seen.status.conditions.as_ref().unwrap();
+        conditions.iter().find_map(|found| found.reason.clone()).unwrap()
+    }
+
+    #[test]
+    fn without_replicas_the_current_revision_is_the_update_revision_at_once() {
+        let status = status_of(&empty_set(0), &Failures::default(), &[]);
+        assert_eq!(status.current_revision.as_deref(), Some("web-b"));
+        assert_eq!(status.label_selector.as_deref(), Some("app=web"));
+        assert_eq!((status.replicas, status.updated_available_replicas), (0, Some(0)));
+        assert_eq!(status.observed_generation, Some(3));
+    }
+
+    #[test]
+    fn the_deadline_runs_from_the_start_of_each_rollout() {
+        let mut seen = empty_set(1);
+        assert_eq!(after(&mut seen, 0), REASON_UPDATED);
+        assert_eq!(wake_in(&seen, &seen.status), Some(Duration::from_millis(10_001)));
+        assert_eq!(after(&mut seen, 10), REASON_UPDATED);
+        assert_eq!(after(&mut seen, 1), REASON_DEADLINE_EXCEEDED);
+        assert_eq!(after(&mut seen, 60), REASON_DEADLINE_EXCEEDED);
+        assert_eq!(wake_in(&seen, &seen.status), None);
+        seen.update_revision = revision("web-c");
+        assert_eq!(after(&mut seen, 60), REASON_UPDATED);
+        seen.settings.paused = true;
+        assert_eq!(after(&mut seen, 60), REASON_PAUSED);
+        seen.settings.paused = false;
+        assert_eq!(after(&mut seen, 60), REASON_UPDATED);
+        seen.settings.replicas = 0;
+        assert_eq!(after(&mut seen, 60), REASON_AVAILABLE);
+    }
+
+    #[test]
+    fn failures_are_told_and_cleared() {
+        let mut seen = empty_set(1);
+        let failures = Failures { scale: Some("quota".to_owned()), update: None };
+        seen.status = status_of(&seen, &failures, &[]);
+        let told = |status: &CloneSetStatus| {
+            status.conditions.iter().flatten().any(|found| found.type_ == CONDITION_FAILED_SCALE)
+        };
+        assert!(told(&seen.status));
+        let cleared = status_of(&seen, &Failures::default(), &[]);
+        assert!(!told(&cleared) && needs_write(Some(&seen.status), &cleared));
+    }
+}
