@@ -114,7 +114,10 @@ impl Diff {
         if to_delete > 0 || diff.down > 0 {
             diff.delete_ready_limit = (limits.max_unavailable + pods - limits.replicas - unavailable).max(0);
         }
-        diff.update = if over_old.abs() <= over_new.abs() { over_old } else { -over_new };
+        // Too few (or too many) of both is for scaling to mend: only one's excess can make up for the other's lack.
+        if opposite(over_old, over_new) {
+            diff.update = if over_old.abs() <= over_new.abs() { over_old } else { -over_new };
+        }
         if diff.update != 0 {
             diff.update_max_unavailable = limits.max_unavailable + pods - limits.replicas;
         }
@@ -131,8 +134,7 @@ fn surge(inputs: &Inputs, over_old: i64, over_new: i64, unavailable: i64, to_del
     }
     let for_deletes = (unavailable + to_delete - limits.max_unavailable).clamp(0, to_delete);
     let for_deletes_old = (for_deletes - inputs.new.to_delete).max(0);
-    let opposite = over_old.signum() * over_new.signum() < 0;
-    let for_updates = if opposite { over_old.abs().min(over_new.abs()) } else { 0 };
+    let for_updates = if opposite(over_old, over_new) { over_old.abs().min(over_new.abs()) } else { 0 };
     let for_updates_old = if over_old < 0 { for_updates } else { 0 };
     let (need, need_old) = if for_deletes >= for_updates {
         (for_deletes, for_deletes_old)
@@ -141,6 +143,10 @@ fn surge(inputs: &Inputs, over_old: i64, over_new: i64, unavailable: i64, to_del
     };
     let surge = limits.max_surge.min(need);
     (surge, surge.min(need_old))
+}
+
+fn opposite(a: i64, b: i64) -> bool {
+    a.signum() * b.signum() < 0
 }
 
 #[cfg(test)]
@@ -294,6 +300,13 @@ mod tests {
             let limits = Limits { replicas, partition, max_unavailable, max_surge, scale_max_unavailable };
             Inputs { limits, new, old, rollback, exclude_preparing_delete }
         }
+    }
+
+    #[test]
+    fn a_lack_of_pods_of_both_revisions_is_no_reason_to_update() {
+        let inputs =
+            Inputs { limits: limits(17, 10, 0, 0), new: good(3), rollback: true, ..Inputs::default() };
+        check_inputs(&inputs, &[("up", 14), ("upOld", 10), ("upLimit", 14)]);
     }
 
     proptest! {

@@ -130,8 +130,10 @@ pub(super) fn plan(seen: &Observed, options: &Options, rows: &mut [Row], plan: &
             continue;
         }
         // Both budgets hold for the rest as well: the order is by urgency, not by size.
-        if !waiting.is_empty() || slow >= max_unavailable || (row.available && unavailable >= max_unavailable)
-        {
+        // A pod that was taken out of service for its update goes on: waiting would only keep it there.
+        let begun = row.state == LifecycleState::PreparingUpdate;
+        let spent = slow >= max_unavailable || (row.available && unavailable >= max_unavailable);
+        if !begun && (spent || !waiting.is_empty()) {
             waiting.push(row.pod.key.name.clone());
             continue;
         }
