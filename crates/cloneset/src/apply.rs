@@ -520,7 +520,10 @@ impl Executor {
     /// Publishes a status.
     pub async fn write_status(&self, set: &SetView, status: &CloneSetStatus) -> Result<(), ApplyError> {
         let sets: Api<CloneSet> = Api::namespaced(self.client.clone(), &set.key.namespace);
-        let patch = StatusPatch { metadata: UidOnly { uid: set.uid.to_string() }, status };
+        // A merge patch keeps what it does not name: the last condition goes only if the empty list is sent.
+        let mut status = status.clone();
+        status.conditions.get_or_insert_default();
+        let patch = StatusPatch { metadata: UidOnly { uid: set.uid.to_string() }, status: &status };
         let answer = sets
             .patch_status(&set.key.name, &PatchParams::default(), &Patch::Merge(&patch))
             .await

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kruise_api::cloneset::v1beta1::CloneSetStatus;
 use kruise_api::keys;
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::PodView;
@@ -193,7 +194,7 @@ fn revision_annotations(set: &SetView) -> BTreeMap<String, String> {
 /// Writes the status if it differs; returns how long to wait if it was written a moment ago.
 async fn publish(
     set: &SetView,
-    wanted: &kruise_api::cloneset::v1beta1::CloneSetStatus,
+    wanted: &CloneSetStatus,
     context: &Context,
 ) -> Result<Option<Duration>, ApplyError> {
     let old = set.set.status.as_ref();
@@ -210,7 +211,26 @@ async fn publish(
     }
     context.executor.write_status(set, wanted).await?;
     context.note_published(&set.uid);
+    if let Some(message) = newly_blocked(old, wanted) {
+        context.executor.warning(set, status::CONDITION_ROLLOUT_BLOCKED, message);
+    }
     Ok(None)
+}
+
+/// What blocks the rollout, if it was not blocked for that reason before: told once as an event.
+fn newly_blocked(old: Option<&CloneSetStatus>, new: &CloneSetStatus) -> Option<String> {
+    let blocked = |status: &CloneSetStatus| {
+        status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|found| found.type_ == status::CONDITION_ROLLOUT_BLOCKED)
+            .cloned()
+    };
+    let now = blocked(new)?;
+    let before = old.and_then(blocked);
+    let known = before.is_some_and(|before| before.reason == now.reason);
+    now.message.filter(|_| !known)
 }
 
 fn instance_id() -> String {
@@ -219,4 +239,40 @@ fn instance_id() -> String {
         .filter_map(|_| INSTANCE_ID_ALPHABET.get(random.random_range(0..INSTANCE_ID_ALPHABET.len())))
         .map(|byte| char::from(*byte))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use kruise_api::cloneset::v1beta1::CloneSetCondition;
+
+    use super::*;
+
+    fn blocked_by(reason: &str) -> CloneSetStatus {
+        let condition = CloneSetCondition {
+            type_: status::CONDITION_ROLLOUT_BLOCKED.to_owned(),
+            status: "True".to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some("1 pod waits".to_owned()),
+            ..CloneSetCondition::default()
+        };
+        CloneSetStatus { conditions: Some(vec![condition]), ..CloneSetStatus::default() }
+    }
+
+    #[test]
+    fn a_blocked_rollout_is_told_once_per_reason() {
+        let free = CloneSetStatus::default();
+        let blocked = blocked_by("MaxUnavailable");
+        assert!(newly_blocked(None, &blocked).is_some());
+        assert!(newly_blocked(Some(&free), &blocked).is_some());
+        assert_eq!(newly_blocked(Some(&blocked), &blocked), None);
+        assert!(newly_blocked(Some(&blocked_by("LifecycleHook")), &blocked).is_some());
+        assert_eq!(newly_blocked(Some(&blocked), &free), None);
+    }
+
+    #[test]
+    fn an_instance_id_has_five_safe_characters() {
+        let id = instance_id();
+        assert_eq!(id.len(), INSTANCE_ID_LENGTH);
+        assert!(id.bytes().all(|byte| INSTANCE_ID_ALPHABET.contains(&byte)));
+    }
 }
