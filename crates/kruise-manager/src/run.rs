@@ -19,6 +19,7 @@ use kruise_common::key::ObjectKey;
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::Revision;
+use kruise_runtime::client::ClientMetrics;
 use kruise_runtime::controller::{ControllerMetrics, run_controller};
 use kruise_runtime::events::EventRecorder;
 use kruise_runtime::lease::{self, ApiLease, Elector, Ended, LeaseConfig};
@@ -58,9 +59,9 @@ fn now() -> Timestamp {
 /// # Errors
 /// What made it impossible to start or to go on.
 pub(crate) async fn run(flags: Flags, gates: FeatureGates, cloneset: bool) -> anyhow::Result<()> {
-    let client = client(&flags).await?;
     let metrics =
         Metrics::new(env!("CARGO_PKG_VERSION"), option_env!("KRUISE_REVISION").unwrap_or("dev"), gates)?;
+    let client = client(&flags, &metrics).await?;
     let (shutting_down, going) = watch::channel(false);
     let (stop_servers, servers_stop) = watch::channel(false);
     let mut webhook = webhook_options()?;
@@ -148,19 +149,17 @@ pub(crate) async fn run(flags: Flags, gates: FeatureGates, cloneset: bool) -> an
     ended
 }
 
-async fn client(flags: &Flags) -> anyhow::Result<kube::Client> {
-    let mut config = if flags.kubeconfig.is_empty() {
+async fn client(flags: &Flags, metrics: &Metrics) -> anyhow::Result<kube::Client> {
+    let config = if flags.kubeconfig.is_empty() {
         kube::Config::infer().await.context("no way to reach a cluster was found")?
     } else {
         let file = kube::config::Kubeconfig::read_from(&flags.kubeconfig)
             .with_context(|| format!("cannot read --kubeconfig {}", flags.kubeconfig))?;
         kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?
     };
-    config.headers.push((
-        http::header::USER_AGENT,
-        http::HeaderValue::from_static(concat!("kruise-manager/", env!("CARGO_PKG_VERSION"))),
-    ));
-    kube::Client::try_from(config).context("cannot make a client")
+    let counters = ClientMetrics::register(metrics.registry())?;
+    kruise_runtime::client::client(config, env!("CARGO_PKG_VERSION"), counters)
+        .context("cannot make a client")
 }
 
 fn webhook_options() -> anyhow::Result<WebhookOptions> {

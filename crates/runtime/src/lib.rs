@@ -1,5 +1,6 @@
 //! The shell around controllers: the only place, with `apply` and the binaries, that talks to an API server.
 
+pub mod client;
 pub mod controller;
 pub mod events;
 pub mod lease;

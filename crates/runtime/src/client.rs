@@ -1,0 +1,218 @@
+//! The client of the API server: no rate limit of its own, and every request is counted, once even where kube repeats
+//! it because the server was busy.
+
+use std::task::{Context, Poll};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::header::USER_AGENT;
+use http::{HeaderValue, Method, Request, Response};
+use kube::client::{Body, ClientBuilder};
+use prometheus::{IntCounterVec, Opts, Registry};
+use tower::{Layer, Service};
+
+/// Counters of requests to the API server. Clones count together.
+#[derive(Clone, Debug)]
+pub struct ClientMetrics {
+    by_answer: IntCounterVec,
+    by_resource: IntCounterVec,
+}
+
+impl ClientMetrics {
+    /// Counters in `registry`.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let by_answer = IntCounterVec::new(
+            Opts::new("rest_client_requests_total", "Requests to the API server by answer, method and host"),
+            &["code", "method", "host"],
+        )?;
+        let by_resource = IntCounterVec::new(
+            Opts::new("kruise_api_requests_total", "Requests to the API server by verb and resource"),
+            &["verb", "resource"],
+        )?;
+        registry.register(Box::new(by_answer.clone()))?;
+        registry.register(Box::new(by_resource.clone()))?;
+        Ok(Self { by_answer, by_resource })
+    }
+}
+
+/// A client for `config` that names itself `kruise-manager/<version>` and counts what it asks for.
+///
+/// # Errors
+/// A `config` that no client can be made of: unreadable certificates, or a version that is no header value.
+pub fn client(
+    mut config: kube::Config,
+    version: &str,
+    metrics: ClientMetrics,
+) -> anyhow::Result<kube::Client> {
+    let agent = HeaderValue::try_from(format!("kruise-manager/{version}"))?;
+    config.headers.retain(|(name, _)| name != USER_AGENT);
+    config.headers.push((USER_AGENT, agent));
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    Ok(ClientBuilder::try_from(config)?.with_layer(&CountLayer { metrics, host }).build())
+}
+
+#[derive(Clone, Debug)]
+struct CountLayer {
+    metrics: ClientMetrics,
+    host: String,
+}
+
+impl<S> Layer<S> for CountLayer {
+    type Service = Count<S>;
+
+    fn layer(&self, inner: S) -> Count<S> {
+        Count { inner, metrics: self.metrics.clone(), host: self.host.clone() }
+    }
+}
+
+/// Counts, and passes on.
+#[derive(Clone, Debug)]
+struct Count<S> {
+    inner: S,
+    metrics: ClientMetrics,
+    host: String,
+}
+
+impl<S, B> Service<Request<Body>> for Count<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<B>, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let method = request.method().clone();
+        let asked = classify(&method, request.uri().path(), request.uri().query().unwrap_or_default());
+        self.metrics.by_resource.with_label_values(&[asked.verb, asked.resource.as_str()]).inc();
+        let (by_answer, host) = (self.metrics.by_answer.clone(), self.host.clone());
+        self.inner
+            .call(request)
+            .map(move |answer| {
+                let code = answer.as_ref().ok().map(Response::status);
+                let code = code.as_ref().map_or("<error>", http::StatusCode::as_str);
+                by_answer.with_label_values(&[code, method.as_str(), host.as_str()]).inc();
+                answer
+            })
+            .boxed()
+    }
+}
+
+/// What a request asks for, in Kubernetes' terms.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Asked {
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` or `deletecollection`.
+    pub verb: &'static str,
+    /// A resource with its subresource, like `pods/status`; empty for paths that name none.
+    pub resource: String,
+}
+
+/// Reads verb and resource from method, path and query. A dry run of a pod creation counts as the creation of a
+/// `podtemplates`: it is how templates get their defaults, and no pod.
+pub fn classify(method: &Method, path: &str, query: &str) -> Asked {
+    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let prefix = match parts.first() {
+        Some(&"api") => 2,
+        Some(&"apis") => 3,
+        _ => parts.len(),
+    };
+    let mut parts = parts.split_off(prefix.min(parts.len()));
+    // `namespaces/x/pods` is about pods; `namespaces/x` and `namespaces/x/status` are about namespaces.
+    let about_namespace = matches!(parts.as_slice(), [_, _, "status" | "finalize"]);
+    if parts.first() == Some(&"namespaces") && parts.len() > 2 && !about_namespace {
+        parts.drain(..2);
+    }
+    let (resource, named) = match parts.as_slice() {
+        [] => (String::new(), true),
+        [resource] => ((*resource).to_owned(), false),
+        [resource, _] => ((*resource).to_owned(), true),
+        [resource, _, subresource, ..] => (format!("{resource}/{subresource}"), true),
+    };
+    let has = |wanted: &[&str]| query.split('&').any(|pair| wanted.contains(&pair));
+    let verb = match *method {
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if named => "delete",
+        Method::DELETE => "deletecollection",
+        _ if has(&["watch=true", "watch=1", "watch"]) => "watch",
+        _ if named => "get",
+        _ => "list",
+    };
+    if verb == "create" && resource == "pods" && has(&["dryRun=All"]) {
+        return Asked { verb, resource: "podtemplates".to_owned() };
+    }
+    Asked { verb, resource }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[test]
+    fn verb_and_resource_are_read_from_the_request() {
+        let table = [
+            ("GET", "/api/v1/pods", "limit=500", "list", "pods"),
+            ("GET", "/api/v1/pods", "&limit=500&watch=true", "watch", "pods"),
+            ("GET", "/api/v1/namespaces/a/pods", "", "list", "pods"),
+            ("GET", "/api/v1/namespaces/a/pods/b", "", "get", "pods"),
+            ("POST", "/api/v1/namespaces/a/pods", "", "create", "pods"),
+            ("POST", "/api/v1/namespaces/a/pods", "&dryRun=All", "create", "podtemplates"),
+            ("POST", "/api/v1/namespaces/a/podtemplates", "dryRun=All", "create", "podtemplates"),
+            ("POST", "/api/v1/namespaces/a/pods/b/eviction", "", "create", "pods/eviction"),
+            ("PATCH", "/api/v1/namespaces/a/pods/b", "", "patch", "pods"),
+            ("PATCH", "/api/v1/namespaces/a/pods/b/status", "", "patch", "pods/status"),
+            ("PATCH", "/api/v1/namespaces/a/pods/b/resize", "", "patch", "pods/resize"),
+            ("DELETE", "/api/v1/namespaces/a/pods/b", "", "delete", "pods"),
+            ("DELETE", "/api/v1/namespaces/a/pods", "", "deletecollection", "pods"),
+            (
+                "PATCH",
+                "/apis/apps.kruise.io/v1beta1/namespaces/a/clonesets/b/status",
+                "",
+                "patch",
+                "clonesets/status",
+            ),
+            ("PUT", "/apis/coordination.k8s.io/v1/namespaces/a/leases/b", "", "update", "leases"),
+            ("GET", "/api/v1/namespaces", "", "list", "namespaces"),
+            ("GET", "/api/v1/namespaces/a", "", "get", "namespaces"),
+            ("PUT", "/api/v1/namespaces/a/finalize", "", "update", "namespaces/finalize"),
+            ("GET", "/api/v1/nodes/status", "", "get", "nodes"),
+            ("GET", "/version", "", "get", ""),
+            ("GET", "/api/v1", "", "get", ""),
+            ("GET", "/apis", "", "get", ""),
+        ];
+        for (method, path, query, verb, resource) in table {
+            let asked = classify(&method.parse().unwrap(), path, query);
+            assert_eq!((asked.verb, asked.resource.as_str()), (verb, resource), "{method} {path}?{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_request_is_counted_with_its_answer() {
+        let registry = Registry::new();
+        let metrics = ClientMetrics::register(&registry).unwrap();
+        let inner = tower::service_fn(|request: Request<Body>| async move {
+            let gone = request.uri().path().ends_with("/gone");
+            Ok::<_, Infallible>(
+                Response::builder().status(if gone { 404 } else { 200 }).body(Body::empty()).unwrap(),
+            )
+        });
+        let layer = CountLayer { metrics: metrics.clone(), host: "cluster:6443".to_owned() };
+        let mut service = layer.layer(inner);
+        for path in
+            ["/api/v1/namespaces/a/pods/gone", "/api/v1/namespaces/a/pods/b", "/api/v1/namespaces/a/pods/c"]
+        {
+            service.call(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        }
+        let answered = |code| metrics.by_answer.with_label_values(&[code, "GET", "cluster:6443"]).get();
+        assert_eq!((answered("200"), answered("404")), (2, 1));
+        assert_eq!(metrics.by_resource.with_label_values(&["get", "pods"]).get(), 3);
+    }
+}
