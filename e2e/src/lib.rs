@@ -225,6 +225,11 @@ impl Snapshot {
     }
 }
 
+/// The pods of the namespace the manager runs in.
+pub async fn manager_pods() -> Result<Api<Pod>> {
+    Ok(Api::namespaced(Client::try_default().await?, "kruise-system"))
+}
+
 /// The place of one spec: a namespace that goes when the spec ends.
 pub struct Place {
     client: Client,

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use kruise_e2e::{Place, PodView as _, SET, SOON, Snapshot, clone_set, container, merged, with_image};
+use kruise_e2e::{Place, PodView, SET, SOON, Snapshot, clone_set, container, merged, with_image};
 use serde_json::{Value, json};
 
 const ONE: &str = "kruise.test/demo:1";
 const TWO: &str = "kruise.test/demo:2";
 
+const HOOK: &str = "e2e.kruise.io/hook";
 const SPECIFIED_DELETE: &str = "apps.kruise.io/specified-delete";
 
 fn rolling(update: &Value) -> Value {
@@ -249,4 +250,275 @@ async fn surging_never_has_fewer_pods_available_than_replicas() -> Result<()> {
         .await?;
     let old = before.uids();
     place.check(&after, "every pod is another", after.uids().iter().all(|uid| !old.contains(uid))).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn an_in_place_update_waits_for_the_hook_label_to_be_removed_and_ends_when_it_is_back() -> Result<()> {
+    let set = merged(
+        clone_set(1, ONE),
+        &json!({"spec": {
+            "lifecycle": {"inPlaceUpdate": {"labelsHandler": {HOOK: "on"}}},
+            "template": {"metadata": {"labels": {"app": SET, HOOK: "on"}}},
+        }}),
+    );
+    let (place, before) = Place::with(&set).await?;
+    let name = before.pods()[0].name().to_owned();
+    let state = |now: &Snapshot, wanted: &str| now.pods().iter().all(|pod| pod.state() == wanted);
+    place.patch(&with_image(TWO)).await?;
+    place.eventually("the pod prepares", SOON, |now| state(now, "PreparingUpdate")).await?;
+    place
+        .always("it waits", seconds(2), |now| state(now, "PreparingUpdate") && now.running(ONE) == 1)
+        .await?;
+    place.patch_pod(&name, &json!({"metadata": {"labels": {HOOK: null}}})).await?;
+    let updated = place
+        .until(
+            "the pod is updated",
+            SOON,
+            |now| {
+                now.pods().iter().all(|pod| matches!(pod.state(), "PreparingUpdate" | "Updating" | "Updated"))
+            },
+            |now| state(now, "Updated") && now.running(TWO) == 1,
+        )
+        .await?;
+    place.check(&updated, "not available before the hook is back", updated.available() == 0).await?;
+    place.always("it waits again", seconds(2), |now| state(now, "Updated")).await?;
+    place.patch_pod(&name, &json!({"metadata": {"labels": {HOOK: "on"}}})).await?;
+    let after =
+        place.eventually("the pod is Normal", SOON, |now| state(now, "Normal") && now.settled(1)).await?;
+    place.check(&after, "the same pod", before.uids() == after.uids()).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn a_deletion_waits_for_the_hook_label_to_be_removed() -> Result<()> {
+    let set = merged(
+        clone_set(2, ONE),
+        &json!({"spec": {
+            "lifecycle": {"preDelete": {"labelsHandler": {HOOK: "on"}}},
+            "template": {"metadata": {"labels": {"app": SET, HOOK: "on"}}},
+        }}),
+    );
+    let (place, _) = Place::with(&set).await?;
+    let preparing = |now: &Snapshot| {
+        let pods = now.pods().into_iter().filter(|pod| pod.state() == "PreparingDelete");
+        pods.map(|pod| pod.name().to_owned()).collect::<Vec<_>>()
+    };
+    place.scale(1).await?;
+    let now = place.eventually("one pod prepares", SOON, |now| preparing(now).len() == 1).await?;
+    place.always("both stay", seconds(2), |now| now.pods().len() == 2 && preparing(now).len() == 1).await?;
+    place.scale(2).await?;
+    place.eventually("the pod returns when it is needed again", SOON, |now| now.settled(2)).await?;
+    place.scale(1).await?;
+    place.eventually("one pod prepares again", SOON, |now| preparing(now).len() == 1).await?;
+    let now = place.eventually("it is the only one", SOON, |next| next.uids() == now.uids()).await?;
+    let leaving = preparing(&now);
+    place.patch_pod(&leaving[0], &json!({"metadata": {"labels": {HOOK: null}}})).await?;
+    let after = place.eventually("it goes", SOON, |now| now.settled(1)).await?;
+    place.check(&after, "that one went", after.pods()[0].name() != leaving[0]).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn the_scale_subresource_reads_and_writes_the_replicas_and_gives_the_selector() -> Result<()> {
+    let (place, _) = Place::with(&clone_set(1, ONE)).await?;
+    place.kubectl(&["scale", "clone/demo", "--replicas=3"]).await?;
+    place.eventually("it has three pods", SOON, |now| now.settled(3)).await?;
+    let scale: Value = serde_json::from_str(
+        &place.kubectl(&["get", "clone", SET, "--subresource=scale", "-o", "json"]).await?,
+    )?;
+    ensure!(scale["spec"]["replicas"] == 3 && scale["status"]["replicas"] == 3, "{scale}");
+    ensure!(scale["status"]["selector"] == "app=demo", "{scale}");
+    place.scale(0).await?;
+    place
+        .eventually("it has no pods", SOON, |now| now.pods().is_empty() && now.status("replicas") == 0)
+        .await?;
+    let scale: Value = serde_json::from_str(
+        &place.kubectl(&["get", "clone", SET, "--subresource=scale", "-o", "json"]).await?,
+    )?;
+    ensure!(scale["status"]["selector"] == "app=demo", "no pods: {scale}");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn a_rollback_in_mid_rollout_takes_the_old_revision_with_a_higher_number() -> Result<()> {
+    let strategy = rolling(&json!({"partition": 2}));
+    let (place, before) = Place::with(&merged(clone_set(3, ONE), &strategy)).await?;
+    let first = before.text("updateRevision").to_owned();
+    place.patch(&with_image(TWO)).await?;
+    let mid = place
+        .eventually("one pod is updated", SOON, |now| {
+            now.running(TWO) == 1 && now.status("updatedAvailableReplicas") == 1
+        })
+        .await?;
+    let second = mid.text("updateRevision").to_owned();
+    place.check(&mid, "another revision", second != first).await?;
+    place.patch(&merged(with_image(ONE), &rolling(&json!({"partition": 0})))).await?;
+    let after = place
+        .eventually("all are back", SOON, |now| {
+            now.text("updateRevision") == first && now.running(ONE) == 3 && now.settled(3)
+        })
+        .await?;
+    place.check(&after, "in the same pods", after.uids() == before.uids()).await?;
+    let restarted = after.pods().iter().filter(|pod| pod.restarts() > 0).count();
+    place.check(&after, "the two others were left alone", restarted == 1).await?;
+    let revisions = place.revisions().await?;
+    let number = |name: &str| {
+        revisions
+            .iter()
+            .find(|revision| revision.metadata.name.as_deref() == Some(name))
+            .map(|revision| revision.revision)
+    };
+    ensure!(revisions.len() == 2, "{} revisions", revisions.len());
+    ensure!(
+        number(&first) == Some(3) && number(&second) == Some(2),
+        "{:?} {:?}",
+        number(&first),
+        number(&second)
+    );
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn reading_and_writing_a_set_as_v1alpha1_loses_nothing() -> Result<()> {
+    let set = merged(
+        clone_set(1, ONE),
+        &json!({"spec": {
+            "scaleStrategy": {"excludePreparingDelete": true, "enablePVCReuse": true},
+            "updateStrategy": {"rollingUpdate": {"partition": "30%", "maxUnavailable": 1}},
+        }}),
+    );
+    let (place, before) = Place::with(&set).await?;
+    let alpha = place.sets("v1alpha1");
+    let mut old = alpha.get(SET).await?;
+    ensure!(old.data["spec"]["updateStrategy"]["type"] == "InPlaceIfPossible", "{}", old.data["spec"]);
+    ensure!(old.data["spec"]["updateStrategy"]["partition"] == "30%", "{}", old.data["spec"]);
+    for _ in 0..5 {
+        old = alpha.get(SET).await?;
+        old.data["spec"]["replicas"] = json!(2);
+        match alpha.replace(SET, &kube::api::PostParams::default(), &old).await {
+            Ok(_) => break,
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let after = place.eventually("it scales", SOON, |now| now.status("availableReplicas") == 2).await?;
+    let mut wanted = before.set["spec"].clone();
+    wanted["replicas"] = json!(2);
+    ensure!(after.set["spec"] == wanted, "read back {}\nwanted {wanted}", after.set["spec"]);
+    let revisions = (before.text("updateRevision"), after.text("updateRevision"));
+    ensure!(revisions.0 == revisions.1, "a revision came of it: {revisions:?}");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn bad_sets_are_refused_with_the_path_of_the_field() -> Result<()> {
+    let place = Place::new().await?;
+    let rows = [
+        (
+            json!({"spec": {"template": {"metadata": {"labels": {"app": "other"}}}}}),
+            "spec.template.metadata.labels",
+        ),
+        (rolling(&json!({"maxUnavailable": "5"})), "spec.updateStrategy.rollingUpdate.maxUnavailable"),
+        (
+            json!({"spec": {"template": {"spec": {"restartPolicy": "Never"}}}}),
+            "spec.template.spec.restartPolicy",
+        ),
+    ];
+    for (change, path) in rows {
+        match place.create(&merged(clone_set(1, ONE), &change)).await {
+            Err(kube::Error::Api(status)) => {
+                ensure!(status.code == 422, "{path}: code {}, {}", status.code, status.message);
+                ensure!(status.message.contains(path), "{path} is not in {}", status.message);
+            }
+            Err(error) => return Err(error.into()),
+            Ok(_) => anyhow::bail!("accepted in spite of {path}"),
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn a_missing_image_is_reported_as_what_blocks_the_rollout() -> Result<()> {
+    let (place, _) = Place::with(&clone_set(3, ONE)).await?;
+    place.patch(&with_image("kruise.test/missing:1")).await?;
+    place
+        .until(
+            "the RolloutBlocked condition names the image pull",
+            seconds(45),
+            |now| now.available() >= 2,
+            |now| {
+                now.condition("RolloutBlocked").is_some_and(|condition| {
+                    let message = condition["message"].as_str().unwrap_or_default();
+                    condition["status"] == "True"
+                        && (message.contains("ImagePullBackOff") || message.contains("ErrImagePull"))
+                })
+            },
+        )
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn a_pod_without_the_selected_label_is_released_and_replaced() -> Result<()> {
+    let (place, before) = Place::with(&clone_set(2, ONE)).await?;
+    let released = before.pods()[0].clone();
+    place.patch_pod(released.name(), &json!({"metadata": {"labels": {"app": "mine"}}})).await?;
+    let after = place
+        .eventually("there are two other pods", SOON, |now| {
+            now.settled(2) && !now.uids().iter().any(|uid| uid == released.uid())
+        })
+        .await?;
+    let left = after.all.iter().find(|pod| pod.uid() == released.uid());
+    place.check(&after, "the released pod runs on", left.is_some_and(PodView::active)).await?;
+    let owners = left.and_then(|pod| pod.metadata.owner_references.clone()).unwrap_or_default();
+    place.check(&after, "without an owner", owners.is_empty()).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn nothing_is_written_once_the_set_is_as_wanted() -> Result<()> {
+    let (place, _) = Place::with(&clone_set(3, ONE)).await?;
+    tokio::time::sleep(seconds(2)).await;
+    let versions = |now: &Snapshot| {
+        let pods = now
+            .all
+            .iter()
+            .map(|pod| (pod.metadata.resource_version.clone(), pod.metadata.managed_fields.clone()));
+        (now.set["metadata"]["resourceVersion"].clone(), pods.collect::<Vec<_>>())
+    };
+    let before = versions(&place.now().await?);
+    place.always("no object changes", seconds(5), |now| versions(now) == before).await?;
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn scaling_out_with_a_limit_of_one_waits_min_ready_seconds_between_pods() -> Result<()> {
+    let set = merged(
+        clone_set(1, ONE),
+        &json!({"spec": {"minReadySeconds": 3, "scaleStrategy": {"maxUnavailable": 1}}}),
+    );
+    let (place, _) = Place::with(&set).await?;
+    place.scale(4).await?;
+    let after = place
+        .eventually("four pods are available", seconds(45), |now| now.status("availableReplicas") == 4)
+        .await?;
+    let mut times = Vec::new();
+    for pod in after.pods() {
+        let created =
+            pod.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()).unwrap_or_default();
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+        let ready = ready.and_then(|condition| condition.last_transition_time).map(|time| time.0.as_second());
+        times.push((created, ready.unwrap_or_default()));
+    }
+    times.sort_unstable();
+    let apart = times.windows(2).all(|pair| pair[1].0 >= pair[0].1 + 3);
+    place.check(&after, &format!("each is created 3 s after the last was ready: {times:?}"), apart).await
 }
