@@ -77,8 +77,8 @@ pub struct Outcome {
 
 /// Carries actions out.
 pub struct Executor {
-    client: kube::Client,
-    stores: Stores,
+    pub(crate) client: kube::Client,
+    pub(crate) stores: Stores,
     events: EventRecorder,
     options: Options,
     /// Instance ids of creations whose answer was lost: taken first next time, so that a pod that was created after
@@ -532,7 +532,7 @@ impl Executor {
         Ok(())
     }
 
-    fn normal(&self, set: &SetView, reason: &str, message: String) {
+    pub(crate) fn normal(&self, set: &SetView, reason: &str, message: String) {
         self.events.event(reference(set), EventType::Normal, reason, &message);
     }
 
@@ -600,14 +600,14 @@ fn pods_url(namespace: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/pods")
 }
 
-fn only(uid: &Uid) -> DeleteParams {
+pub(crate) fn only(uid: &Uid) -> DeleteParams {
     DeleteParams {
         preconditions: Some(Preconditions { uid: Some(uid.to_string()), resource_version: None }),
         ..DeleteParams::default()
     }
 }
 
-fn is_code(error: &kube::Error, code: u16) -> bool {
+pub(crate) fn is_code(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
@@ -615,7 +615,7 @@ fn is_reason(error: &kube::Error, reason: &str) -> bool {
     matches!(error, kube::Error::Api(status) if status.reason == reason)
 }
 
-fn failure(key: &ObjectKey, error: kube::Error) -> ApplyError {
+pub(crate) fn failure(key: &ObjectKey, error: kube::Error) -> ApplyError {
     if is_code(&error, 409) && !is_reason(&error, "AlreadyExists") {
         ApplyError::Conflict(key.clone())
     } else {

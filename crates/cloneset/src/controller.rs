@@ -18,7 +18,9 @@ use tokio::time::Instant;
 
 use crate::apply::{ApplyError, Executor, Outcome, Stage};
 use crate::observe;
+use crate::observed::Observed;
 use crate::plan::{Options, plan};
+use crate::pre_download::PreDownloads;
 use crate::status;
 use crate::stores::{SetView, Stores};
 
@@ -44,6 +46,8 @@ pub struct Context {
     pub options: Options,
     /// The time.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Pulls images before updates in place; `None` does not.
+    pre_downloads: Option<PreDownloads>,
     /// When each set's status was written last.
     published: Mutex<HashMap<Uid, Instant>>,
 }
@@ -56,7 +60,22 @@ impl Context {
         options: Options,
         clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     ) -> Self {
-        Self { stores, executor, options, clock, published: Mutex::default() }
+        Self { stores, executor, options, clock, pre_downloads: None, published: Mutex::default() }
+    }
+
+    /// Pulls images before updates in place, or does not.
+    #[must_use]
+    pub fn pre_download(mut self, enabled: bool) -> Self {
+        self.pre_downloads = enabled.then(PreDownloads::default);
+        self
+    }
+
+    /// Sees to the images of a set.
+    async fn see_to_images(&self, seen: &Observed, set: &SetView) {
+        let Some(images) = &self.pre_downloads else { return };
+        if let Some(step) = images.decide(seen, set, self.options.in_place) {
+            images.run(&self.executor, set, step).await;
+        }
     }
 
     fn since_published(&self, set: &Uid) -> Option<Duration> {
@@ -69,6 +88,9 @@ impl Context {
 
     fn forget(&self, set: &Uid) {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).remove(set);
+        if let Some(images) = &self.pre_downloads {
+            images.forget(set);
+        }
     }
 }
 
@@ -134,7 +156,9 @@ pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue,
     for hold in &plan.held {
         tracing::debug!(reason = hold.reason.as_str(), held = %hold.message(), "waiting");
     }
-    let outcome = context.executor.run(&set, plan.actions, now).await;
+    // Neither waits for the other.
+    let (outcome, ()) =
+        futures::join!(context.executor.run(&set, plan.actions, now), context.see_to_images(&seen, &set));
 
     // The stores hold our own writes by now, so the status tells of this round and not of the last one.
     let set = stores.sets.get(&key).filter(|fresh| fresh.uid == set.uid).unwrap_or(set);

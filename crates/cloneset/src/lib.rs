@@ -11,5 +11,6 @@ pub mod objects;
 pub mod observe;
 pub mod observed;
 pub mod plan;
+pub mod pre_download;
 pub mod status;
 pub mod stores;

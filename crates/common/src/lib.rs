@@ -9,6 +9,7 @@ pub mod lifecycle;
 pub mod patch;
 pub mod pod;
 pub mod pod_wire;
+pub mod pre_download;
 pub mod readiness;
 pub mod revision;
 pub mod selector;

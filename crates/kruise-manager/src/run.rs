@@ -353,7 +353,9 @@ fn context(
         },
     };
     let executor = Executor::new(client.clone(), stores.clone(), events, options.clone());
-    Arc::new(Context::new(stores.clone(), executor, options, Arc::new(now)))
+    let pre_download =
+        gates.enabled(Gate::KruiseDaemon) && gates.enabled(Gate::PreDownloadImageForInPlaceUpdate);
+    Arc::new(Context::new(stores.clone(), executor, options, Arc::new(now)).pre_download(pre_download))
 }
 
 /// The CloneSet controller, from the moment this replica leads.
