@@ -210,9 +210,9 @@ impl Executor {
                     Api::namespaced(self.client.clone(), &claim.key.namespace);
                 match claims.patch(&claim.key.name, &PatchParams::default(), &Patch::Strategic(&body)).await {
                     Ok(answer) => {
-                        StoredClaim::of(answer)
-                            .into_iter()
-                            .for_each(|view| self.stores.claims.apply_own(view));
+                        if let Some(view) = StoredClaim::of(answer) {
+                            self.stores.claims.apply_own(view);
+                        }
                         Ok(())
                     }
                     Err(error) => self.claim_gone(&claim.key, &claim.uid, error),
@@ -299,7 +299,9 @@ impl Executor {
             .map_err(|error| malformed(error.to_string()))?;
         match self.client.request::<PersistentVolumeClaim>(request).await {
             Ok(answer) => {
-                StoredClaim::of(answer).into_iter().for_each(|view| self.stores.claims.apply_own(view));
+                if let Some(view) = StoredClaim::of(answer) {
+                    self.stores.claims.apply_own(view);
+                }
                 Ok(())
             }
             Err(error) if is_code(&error, 409) => Ok(()),
@@ -445,7 +447,9 @@ impl Executor {
             .map_err(|error| malformed(error.to_string()))?;
         match self.client.request::<CloneSet>(request).await {
             Ok(answer) => {
-                SetView::of(answer).into_iter().for_each(|view| self.stores.sets.apply_own(view));
+                if let Some(view) = SetView::of(answer) {
+                    self.stores.sets.apply_own(view);
+                }
                 Ok(())
             }
             // The list changed meanwhile: the next round reads it anew.
@@ -528,14 +532,18 @@ impl Executor {
             .patch_status(&set.key.name, &PatchParams::default(), &Patch::Merge(&patch))
             .await
             .map_err(|error| failure(&set.key, error))?;
-        SetView::of(answer).into_iter().for_each(|view| self.stores.sets.apply_own(view));
+        if let Some(view) = SetView::of(answer) {
+            self.stores.sets.apply_own(view);
+        }
         Ok(())
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers make the text for this")]
     pub(crate) fn normal(&self, set: &SetView, reason: &str, message: String) {
         self.events.event(reference(set), EventType::Normal, reason, &message);
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers make the text for this")]
     pub(crate) fn warning(&self, set: &SetView, reason: &str, message: String) {
         self.events.event(reference(set), EventType::Warning, reason, &message);
     }
