@@ -1,7 +1,7 @@
 //! A cluster left by OpenKruise is taken over: recorded objects go into the stores, and a round is planned.
 //!
 //! The recordings are not part of this repository; `KRUISE_RECORDED` names their folder.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::path::PathBuf;
 
