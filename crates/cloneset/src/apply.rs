@@ -538,12 +538,10 @@ impl Executor {
         Ok(())
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "callers make the text for this")]
     pub(crate) fn normal(&self, set: &SetView, reason: &str, message: impl AsRef<str>) {
         self.events.event(reference(set), EventType::Normal, reason, message.as_ref());
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "callers make the text for this")]
     pub(crate) fn warning(&self, set: &SetView, reason: &str, message: impl AsRef<str>) {
         self.events.event(reference(set), EventType::Warning, reason, message.as_ref());
     }

@@ -126,7 +126,7 @@ pub(crate) async fn run(flags: Flags, gates: FeatureGates, cloneset: bool) -> an
     let mut controllers = JoinSet::new();
     if cloneset {
         let context = context(&client, &flags, gates, &stores, events);
-        controllers.spawn(lead(leading, flags.clone(), context, metrics.clone(), controllers_stop)?);
+        controllers.spawn(lead(leading, &flags, context, &metrics, controllers_stop)?);
     }
 
     let ended = until_stopped(&mut tasks, &mut watches, &mut controllers).await;
@@ -361,11 +361,12 @@ fn context(
 /// The CloneSet controller, from the moment this replica leads.
 fn lead(
     mut leading: watch::Receiver<bool>,
-    flags: Flags,
+    flags: &Flags,
     context: Arc<Context>,
-    metrics: Metrics,
+    metrics: &Metrics,
     mut stop: watch::Receiver<bool>,
-) -> anyhow::Result<impl Future<Output = ()>> {
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let workers = flags.cloneset_workers;
     let limit = RateLimit {
         base: flags.rate_limiter_base_delay,
         max: flags.rate_limiter_max_delay,
@@ -387,9 +388,9 @@ fn lead(
         for set in context.stores.sets.all() {
             queue.add(set.key.clone());
         }
-        tracing::info!(controller = controller::NAME, workers = flags.cloneset_workers, "starting");
+        tracing::info!(controller = controller::NAME, workers, "starting");
         let reconcile = move |key| controller::reconcile(key, Arc::clone(&context));
-        run_controller(controller::NAME, queue, flags.cloneset_workers, reconcile, counters, stop).await;
+        run_controller(controller::NAME, queue, workers, reconcile, counters, stop).await;
     })
 }
 
