@@ -23,9 +23,10 @@ async fn a_rollout_completes_without_an_extra_pod_when_the_manager_is_killed() -
     }
     place.patch(&with_image("kruise.test/demo:2")).await?;
     let kept = |now: &kruise_e2e::Snapshot| now.available() >= 3 && now.pods().len() <= 4;
-    place
+    let mid = place
         .until("the first pod is replaced", SOON, kept, |now| now.running("kruise.test/demo:2") >= 1)
         .await?;
+    place.check(&mid, "the rollout is under way", mid.running("kruise.test/demo:2") < 3).await?;
     for pod in pods.items.iter().filter_map(|pod| pod.metadata.name.as_deref()) {
         managers.delete(pod, &DeleteParams::default().grace_period(0)).await?;
     }
