@@ -509,6 +509,11 @@ async fn scaling_out_with_a_limit_of_one_waits_min_ready_seconds_between_pods() 
     let after = place
         .eventually("four pods are available", seconds(45), |now| now.status("availableReplicas") == 4)
         .await?;
+    let told = place.events("ScaleUpLimited").await?;
+    let words = "scaleUp is limited because of scaleStrategy.maxUnavailable, limit: 1";
+    place
+        .check(&after, &format!("the limit is told: {told:?}"), told.iter().any(|told| told == words))
+        .await?;
     let mut times = Vec::new();
     for pod in after.pods() {
         let created =

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::apply::{ApplyError, Executor, Outcome, Stage};
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::{Options, plan};
+use crate::plan::{Action, HoldReason, Options, Plan, plan};
 use crate::pre_download::PreDownloads;
 use crate::status;
 use crate::stores::{SetView, Stores};
@@ -156,6 +156,9 @@ pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue,
     for hold in &plan.held {
         tracing::debug!(reason = hold.reason.as_str(), held = %hold.message(), "waiting");
     }
+    if let Some(message) = limited_scale_out(&plan) {
+        context.executor.warning(&set, "ScaleUpLimited", message);
+    }
     // Neither waits for the other.
     let (outcome, ()) =
         futures::join!(context.executor.run(&set, plan.actions, now), context.see_to_images(&seen, &set));
@@ -241,6 +244,15 @@ async fn publish(
     Ok(None)
 }
 
+/// What `scaleStrategy.maxUnavailable` keeps from being created, told when pods are created and not while they are
+/// waited for.
+fn limited_scale_out(plan: &Plan) -> Option<String> {
+    let created = plan.actions.iter().filter(|action| matches!(action, Action::Create { .. })).count();
+    let limited = plan.held.iter().any(|hold| hold.reason == HoldReason::ScaleMaxUnavailable);
+    (created > 0 && limited)
+        .then(|| format!("scaleUp is limited because of scaleStrategy.maxUnavailable, limit: {created}"))
+}
+
 /// What blocks the rollout, if it was not blocked for that reason before: told once as an event.
 fn newly_blocked(old: Option<&CloneSetStatus>, new: &CloneSetStatus) -> Option<String> {
     let blocked = |status: &CloneSetStatus| {
@@ -291,6 +303,37 @@ mod tests {
         assert_eq!(newly_blocked(Some(&blocked), &blocked), None);
         assert!(newly_blocked(Some(&blocked_by("LifecycleHook")), &blocked).is_some());
         assert_eq!(newly_blocked(Some(&blocked), &free), None);
+    }
+
+    #[test]
+    fn a_limited_scale_out_is_told_in_the_words_users_know_and_only_with_a_creation() {
+        let hold = crate::plan::Hold {
+            reason: HoldReason::ScaleMaxUnavailable,
+            setting: "scaleStrategy.maxUnavailable 1".to_owned(),
+            count: 2,
+            waiting: Vec::new(),
+            blockers: Vec::new(),
+        };
+        let waiting = Plan { held: vec![hold], ..Plan::default() };
+        assert_eq!(limited_scale_out(&waiting), None);
+        let revision = Arc::new(Revision {
+            key: ObjectKey::new("shop", "web-6c4bf58578"),
+            uid: Uid::from("r"),
+            resource_version: Arc::from("1"),
+            number: 1,
+            template: Arc::default(),
+            created: None,
+            controller: None,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+        });
+        let create = Action::Create { name: "web-x".to_owned(), id: "x".to_owned(), revision, update: true };
+        let creating = Plan { actions: vec![create], ..waiting };
+        assert_eq!(
+            limited_scale_out(&creating).as_deref(),
+            Some("scaleUp is limited because of scaleStrategy.maxUnavailable, limit: 1")
+        );
+        assert_eq!(limited_scale_out(&Plan { held: Vec::new(), ..creating }), None);
     }
 
     #[test]
