@@ -22,7 +22,7 @@ use crate::observed::Observed;
 use crate::plan::{Action, HoldReason, Options, Plan, plan};
 use crate::pre_download::PreDownloads;
 use crate::status;
-use crate::stores::{SetView, Stores};
+use crate::stores::{SetView, StoredClaim, Stores};
 
 /// Name of the controller: label of its metrics, source of its events.
 pub const NAME: &str = "cloneset-controller";
@@ -117,15 +117,12 @@ pub fn wire(stores: &Stores, queue: &WorkQueue, context: &Arc<Context>) {
             }
         }
     }));
-    let (waker, sets) = (queue.clone(), stores.sets.clone());
-    stores.claims.subscribe(Box::new(move |change| {
-        let owners = change.old.iter().chain(&change.new).flat_map(|claim| &claim.owners);
-        let owners: Vec<&Uid> = owners.collect();
-        if owners.is_empty() {
-            return;
-        }
-        for set in sets.all().iter().filter(|set| owners.contains(&&set.uid)) {
-            waker.add(set.key.clone());
+    let waker = queue.clone();
+    stores.claims.subscribe(Box::new(move |change: &Change<StoredClaim>| {
+        for claim in change.old.iter().chain(&change.new) {
+            for set in &claim.sets {
+                waker.add(ObjectKey::new(claim.key.namespace.clone(), set.clone()));
+            }
         }
     }));
 }

@@ -71,6 +71,8 @@ pub struct StoredClaim {
     pub terminating: bool,
     /// The managing owner.
     pub controller: Option<Uid>,
+    /// Names of the CloneSets among the owners: whom a change of the claim concerns.
+    pub sets: Vec<Arc<str>>,
     /// All owners.
     pub owners: Vec<Uid>,
 }
@@ -90,6 +92,11 @@ impl StoredClaim {
                 .and_then(|labels| labels.get(keys::INSTANCE_ID))
                 .map_or_else(|| Arc::from(""), |id| Arc::from(id.as_str())),
             terminating: meta.deletion_timestamp.is_some(),
+            sets: owners
+                .iter()
+                .filter(|owner| owner.kind == "CloneSet" && owner.api_version.starts_with("apps.kruise.io/"))
+                .map(|owner| Arc::from(owner.name.as_str()))
+                .collect(),
             controller: owners
                 .iter()
                 .find(|owner| owner.controller == Some(true))
@@ -189,5 +196,31 @@ impl Stores {
         self.claims.ready().await;
         self.revisions.ready().await;
         self.nodes.ready().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_tells_which_sets_it_concerns_whatever_their_version() {
+        let owner = |version: &str, kind: &str, name: &str, controller: bool| json!({"apiVersion": version, "kind": kind, "name": name, "uid": name, "controller": controller});
+        let claim = StoredClaim::of(
+            serde_json::from_value(json!({"metadata": {
+                "name": "data-web-b2b2b", "namespace": "shop", "uid": "c", "resourceVersion": "1",
+                "ownerReferences": [
+                    owner("apps.kruise.io/v1alpha1", "CloneSet", "web", true),
+                    owner("example.com/v1", "CloneSet", "stranger", false),
+                    owner("v1", "Pod", "web-b2b2b", false),
+                ],
+            }}))
+            .unwrap(),
+        )
+        .unwrap();
+        assert_eq!(claim.sets, [Arc::from("web")]);
+        assert_eq!(claim.controller, Some(Uid::from("web")));
     }
 }

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use futures::{StreamExt, pin_mut};
 use kruise_common::key::{ObjectKey, Uid};
-use kruise_common::pod::PodView;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource};
@@ -39,24 +38,6 @@ pub trait View: Send + Sync + 'static {
     fn resource_version(&self) -> &str;
     /// Every owner, whether it is the controller or not.
     fn owners(&self) -> Vec<Uid>;
-}
-
-impl View for PodView {
-    fn key(&self) -> ObjectKey {
-        self.key.clone()
-    }
-
-    fn uid(&self) -> &Uid {
-        &self.uid
-    }
-
-    fn resource_version(&self) -> &str {
-        &self.resource_version
-    }
-
-    fn owners(&self) -> Vec<Uid> {
-        self.owners.iter().map(|owner| owner.uid.clone()).collect()
-    }
 }
 
 /// One transition of a store. When both sides are there they are the same object (uid); a recreated object is told as
