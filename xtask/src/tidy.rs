@@ -13,6 +13,8 @@ const FORBIDDEN: [(&str, &str); 3] = [
     ("todo!(", "finish it or leave it out"),
     ("unimplemented!(", "finish it or leave it out"),
 ];
+/// The crate whose objects are JSON values throughout, so that `json!` is how it says things.
+const DYNAMIC: &str = "sandbox";
 /// Crates everybody builds on, lowest first. A crate may depend on lower ones only.
 const LAYERS: [&str; 4] = ["kruise-api", "kruise-common", "kruise-runtime", "kruise-webhook"];
 /// Crates on top of everything.
@@ -31,7 +33,10 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
                 let text = read()?;
                 complaints.extend(too_long(&text).map(|what| format!("{name}: {what}")));
                 if directory == "crates" && !is_test(&path) {
-                    let found = forbidden(&text);
+                    let mut found = forbidden(&text);
+                    if path.components().any(|part| part.as_os_str() == DYNAMIC) {
+                        found.retain(|(_, what)| !what.contains("json!"));
+                    }
                     complaints.extend(found.into_iter().map(|(line, what)| format!("{name}:{line}: {what}")));
                 }
             }

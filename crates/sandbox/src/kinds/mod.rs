@@ -1,0 +1,1 @@
+//! What the server does for built-in kinds beyond their schema: defaults, validation, what an update may change.

@@ -1,0 +1,1 @@
+//! Simulated nodes: scheduler and kubelets as ordinary clients.

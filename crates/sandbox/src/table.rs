@@ -1,0 +1,1 @@
+//! Server-side tables, as `kubectl get` shows them.
