@@ -3,6 +3,7 @@
 //! It is the smallest API server on which `kubectl`, kube's client and the controllers of this workspace cannot tell the
 //! difference for what they use. Objects are JSON values throughout; their types are data ([`resource`]), not code.
 
+pub mod builtin;
 pub mod clock;
 pub mod controllers;
 pub mod discovery;
