@@ -38,6 +38,8 @@ const COMBINED: &str = "(combined from similar events): ";
 /// How often a write is tried when the API server cannot be reached, and the pause between.
 const WRITE_ATTEMPTS: u32 = 3;
 const WRITE_PAUSE: Duration = Duration::from_secs(1);
+/// The cause the API server gives when it refuses to create something in a namespace that is being deleted.
+const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 
 /// Whether an event is news or trouble.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
@@ -268,14 +270,21 @@ pub struct EventRecorder {
     component: Arc<str>,
     queue: mpsc::Sender<Occurrence>,
     dropped: Arc<AtomicU64>,
+    homeless: Arc<AtomicU64>,
 }
 
 impl EventRecorder {
     /// A recorder for `component`, and the task that writes what it records; `capacity` events may wait.
     pub fn new(component: &str, capacity: usize, clock: WallClock) -> (Self, EventWriter) {
         let (queue, receiver) = mpsc::channel(capacity.max(1));
-        let recorder = Self { component: component.into(), queue, dropped: Arc::default() };
-        (recorder, EventWriter { queue: receiver, correlator: Correlator::default(), clock })
+        let homeless = Arc::default();
+        let recorder = Self {
+            component: component.into(),
+            queue,
+            dropped: Arc::default(),
+            homeless: Arc::clone(&homeless),
+        };
+        (recorder, EventWriter { queue: receiver, correlator: Correlator::default(), clock, homeless })
     }
 
     /// The same queue under another `source.component`.
@@ -302,6 +311,11 @@ impl EventRecorder {
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
+
+    /// How many events found their namespace gone or going.
+    pub fn homeless(&self) -> u64 {
+        self.homeless.load(Ordering::Relaxed)
+    }
 }
 
 /// A failed write of an Event.
@@ -310,6 +324,9 @@ pub enum EventError {
     /// The Event to update is gone.
     #[error("the event does not exist")]
     NotFound,
+    /// The namespace is gone or going: nobody will read what happens in it.
+    #[error("the namespace is gone or being deleted")]
+    NamespaceGone,
     /// The API server has refused it: trying again is no use.
     #[error("{0}")]
     Refused(String),
@@ -348,7 +365,11 @@ impl ApiEvents {
 
 impl EventStore for ApiEvents {
     async fn create(&self, event: &Event) -> Result<(), EventError> {
-        self.api(event).create(&PostParams::default(), event).await.map(drop).map_err(|e| classify(&e))
+        match self.api(event).create(&PostParams::default(), event).await.map_err(|e| classify(&e)) {
+            // An Event to create is not there anyway: what was not found is the namespace.
+            Err(EventError::NotFound) => Err(EventError::NamespaceGone),
+            done => done.map(drop),
+        }
     }
 
     async fn update(&self, event: &Event) -> Result<(), EventError> {
@@ -363,6 +384,7 @@ impl EventStore for ApiEvents {
 fn classify(error: &kube::Error) -> EventError {
     match error {
         kube::Error::Api(status) if status.code == 404 => EventError::NotFound,
+        kube::Error::Api(status) if is_namespace_terminating(status) => EventError::NamespaceGone,
         kube::Error::Api(status) if status.code < 500 && status.code != 429 => {
             EventError::Refused(status.message.clone())
         }
@@ -370,11 +392,18 @@ fn classify(error: &kube::Error) -> EventError {
     }
 }
 
+/// Whether the API server creates nothing in the namespace any more.
+fn is_namespace_terminating(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.into_iter().any(|cause| cause.reason == NAMESPACE_TERMINATING)
+}
+
 /// The task behind recorders: merges, then writes, one event after the other.
 pub struct EventWriter {
     queue: mpsc::Receiver<Occurrence>,
     correlator: Correlator,
     clock: WallClock,
+    homeless: Arc<AtomicU64>,
 }
 
 impl EventWriter {
@@ -387,26 +416,29 @@ impl EventWriter {
                 _ = shutdown.wait_for(|stop| *stop) => None,
             };
             let Some(occurrence) = next else { break };
-            match self.correlator.decide(&occurrence, (self.clock)()) {
-                Decision::Create(event) => create(&store, &event).await,
-                Decision::Patch(event) => update(&store, &event).await,
-                Decision::Drop => {}
+            let name = &occurrence.object.name;
+            match write(&store, self.correlator.decide(&occurrence, (self.clock)())).await {
+                Ok(()) => {}
+                Err(error @ EventError::NamespaceGone) => {
+                    self.homeless.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(%error, object = name, reason = occurrence.reason, "an event was dropped");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, object = name, reason = occurrence.reason, "an event was not written");
+                }
             }
         }
     }
 }
 
-async fn create<S: EventStore>(store: &S, event: &Event) {
-    if let Err(error) = patiently(|| store.create(event)).await {
-        tracing::warn!(%error, name = event.metadata.name, "an event was not written");
-    }
-}
-
-async fn update<S: EventStore>(store: &S, event: &Event) {
-    match patiently(|| store.update(event)).await {
-        Ok(()) => {}
-        Err(EventError::NotFound) => create(store, event).await,
-        Err(error) => tracing::warn!(%error, name = event.metadata.name, "an event was not updated"),
+async fn write<S: EventStore>(store: &S, decision: Decision) -> Result<(), EventError> {
+    match decision {
+        Decision::Create(event) => patiently(|| store.create(&event)).await,
+        Decision::Patch(event) => match patiently(|| store.update(&event)).await {
+            Err(EventError::NotFound) => patiently(|| store.create(&event)).await,
+            done => done,
+        },
+        Decision::Drop => Ok(()),
     }
 }
 
@@ -605,5 +637,49 @@ mod tests {
         );
         recorder.event(object("web"), EventType::Normal, "R", "late");
         assert_eq!(recorder.dropped(), 2);
+    }
+
+    fn refusal(code: u16, reason: &str, cause: &str) -> kube::Error {
+        let status = serde_json::from_value(serde_json::json!({
+            "status": "Failure", "message": "no", "reason": reason, "code": code,
+            "details": {"causes": [{"reason": cause, "message": "namespace a is being terminated", "field": "metadata.namespace"}]},
+        }));
+        kube::Error::Api(Box::new(status.unwrap()))
+    }
+
+    #[test]
+    fn a_refusal_is_of_the_namespace_only_when_the_api_server_says_so() {
+        assert!(matches!(
+            classify(&refusal(403, "Forbidden", NAMESPACE_TERMINATING)),
+            EventError::NamespaceGone
+        ));
+        assert!(matches!(classify(&refusal(403, "Forbidden", "")), EventError::Refused(_)));
+        assert!(matches!(classify(&refusal(404, "NotFound", "")), EventError::NotFound));
+        assert!(matches!(classify(&refusal(503, "ServiceUnavailable", "")), EventError::Unreachable(_)));
+    }
+
+    /// A namespace that is being deleted.
+    struct Terminating;
+
+    impl EventStore for Terminating {
+        async fn create(&self, _: &Event) -> Result<(), EventError> {
+            Err(EventError::NamespaceGone)
+        }
+
+        async fn update(&self, _: &Event) -> Result<(), EventError> {
+            Err(EventError::NotFound)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_of_a_namespace_that_goes_are_counted_and_not_tried_again() {
+        let (recorder, writer) = EventRecorder::new("c", 3, Arc::new(|| at(0)));
+        for message in ["a", "a", "b"] {
+            recorder.event(object("web"), EventType::Normal, "R", message);
+        }
+        let (stop, shutdown) = watch::channel(true);
+        writer.run(Terminating, shutdown).await;
+        drop(stop);
+        assert_eq!((recorder.homeless(), recorder.dropped()), (3, 0));
     }
 }
