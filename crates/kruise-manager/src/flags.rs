@@ -8,80 +8,81 @@ use kruise_common::go_duration::go_duration;
 /// Runs the workload controllers of Kruise and their admission and conversion webhooks.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kruise-manager", version, disable_help_subcommand = true)]
-pub(crate) struct Flags {
+pub struct Flags {
     /// Address of the plain-HTTP metrics endpoint; "0" disables it.
     #[arg(long, default_value = ":8080")]
-    pub(crate) metrics_addr: String,
+    pub metrics_addr: String,
     /// Address of the health endpoints; "0" or empty disables them.
     #[arg(long, default_value = ":8000")]
-    pub(crate) health_probe_addr: String,
+    pub health_probe_addr: String,
     /// Lead only while holding the Lease; off, this process acts as leader at once.
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
-    pub(crate) enable_leader_election: bool,
+    pub enable_leader_election: bool,
     /// Namespace of the leader election Lease.
     #[arg(long, default_value = "kruise-system")]
-    pub(crate) leader_election_namespace: String,
+    pub leader_election_namespace: String,
     /// Name of the leader election Lease.
     #[arg(long, default_value = "kruise-manager")]
-    pub(crate) leader_election_id: String,
+    pub leader_election_id: String,
     /// Kind of the lock; only "leases" exists.
     #[arg(long, default_value = "leases", value_parser = ["leases"])]
-    pub(crate) leader_election_resource_lock: String,
+    pub leader_election_resource_lock: String,
     /// How long other candidates wait for a silent leader.
     #[arg(long, default_value = "15s", value_parser = go_duration)]
-    pub(crate) leader_election_lease_duration: Duration,
+    pub leader_election_lease_duration: Duration,
     /// How long the leader tries to renew before it gives up.
     #[arg(long, default_value = "10s", value_parser = go_duration)]
-    pub(crate) leader_election_renew_deadline: Duration,
+    pub leader_election_renew_deadline: Duration,
     /// Pause between tries to acquire or renew.
     #[arg(long, default_value = "2s", value_parser = go_duration)]
-    pub(crate) leader_election_retry_period: Duration,
+    pub leader_election_retry_period: Duration,
     /// Watch one namespace only; empty watches all.
     #[arg(long, default_value = "")]
-    pub(crate) namespace: String,
+    pub namespace: String,
     /// Comma list of Name=true|false; may be repeated.
     #[arg(long)]
-    pub(crate) feature_gates: Vec<String>,
+    pub feature_gates: Vec<String>,
     /// Which controllers run: names, "*" for all, "-name" to leave one out.
     #[arg(long, default_value = "*", allow_hyphen_values = true)]
-    pub(crate) controllers: String,
+    pub controllers: String,
     /// Parallel reconciles of CloneSets.
     #[arg(long, default_value_t = 3)]
-    pub(crate) cloneset_workers: usize,
+    pub cloneset_workers: usize,
     /// Do not count pods that are being prepared for deletion as replicas when scaling CloneSets.
     #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
-    pub(crate) cloneset_scaling_exclude_preparing_delete: bool,
+    pub cloneset_scaling_exclude_preparing_delete: bool,
     /// First delay of a failing key; doubles with every failure.
     #[arg(long, default_value = "5ms", value_parser = go_duration)]
-    pub(crate) rate_limiter_base_delay: Duration,
+    pub rate_limiter_base_delay: Duration,
     /// Longest delay of a failing key.
     #[arg(long, default_value = "1000s", value_parser = go_duration)]
-    pub(crate) rate_limiter_max_delay: Duration,
+    pub rate_limiter_max_delay: Duration,
     /// Retries per second over all keys of a controller.
     #[arg(long, default_value_t = 10.0)]
-    pub(crate) rate_limiter_qps: f64,
+    pub rate_limiter_qps: f64,
     /// Retries that may be taken at once over all keys of a controller.
     #[arg(long, default_value_t = 100)]
-    pub(crate) rate_limiter_bucket_size: u32,
+    pub rate_limiter_bucket_size: u32,
     /// Level of detail: 0 errors and changes … 5 and more everything.
     #[arg(short = 'v', long = "v", default_value_t = 0)]
-    pub(crate) verbosity: u8,
+    pub verbosity: u8,
     /// Format of log lines: text or json.
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
-    pub(crate) logging_format: String,
+    pub logging_format: String,
     /// Path of a kubeconfig; empty tries KUBECONFIG, the in-cluster configuration and ~/.kube/config.
     #[arg(long, default_value = "")]
-    pub(crate) kubeconfig: String,
+    pub kubeconfig: String,
     /// How long the start may wait for webhooks to be set up.
     #[arg(long, default_value = "60s", value_parser = go_duration)]
-    pub(crate) webhook_initialize_timeout: Duration,
+    pub webhook_initialize_timeout: Duration,
+    /// Flags without effect here.
     #[command(flatten)]
-    pub(crate) accepted: Accepted,
+    pub accepted: Accepted,
 }
 
 /// Flags that existing Deployments may pass and that have nothing to change here: parsed and ignored.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Accepted {
+pub struct Accepted {
     /// Accepted; no profiling endpoint is served.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     enable_pprof: Option<String>,
@@ -181,29 +182,6 @@ pub(crate) struct Accepted {
     log_json_info_buffer_size: Option<String>,
 }
 
-/// Names `--controllers` understands, as far as controllers exist.
-pub(crate) const CONTROLLERS: &[&str] = &["cloneset"];
-
-/// True if `--controllers=list` leaves the named controller on.
-///
-/// # Errors
-/// A name that no controller has.
-pub(crate) fn controller_is_on(list: &str, name: &str) -> Result<bool, String> {
-    let mut on = false;
-    let mut named = None;
-    for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let bare = item.strip_prefix('-').unwrap_or(item);
-        if item == "*" {
-            on = true;
-        } else if !CONTROLLERS.contains(&bare) {
-            return Err(format!("unknown controller \"{bare}\"; known: {}", CONTROLLERS.join(", ")));
-        } else if bare == name {
-            named = Some(!item.starts_with('-'));
-        }
-    }
-    Ok(named.unwrap_or(on))
-}
-
 fn go_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -254,15 +232,5 @@ mod tests {
             assert_eq!(parse(&[&format!("--enable-leader-election={text}")]).enable_leader_election, value);
         }
         assert!(Flags::try_parse_from(["m", "--enable-leader-election=yes"]).is_err());
-    }
-
-    #[test]
-    fn controllers_are_switched_by_name() {
-        assert_eq!(controller_is_on("*", "cloneset"), Ok(true));
-        assert_eq!(controller_is_on("*,-cloneset", "cloneset"), Ok(false));
-        assert_eq!(controller_is_on("-cloneset,*", "cloneset"), Ok(false));
-        assert_eq!(controller_is_on("cloneset", "cloneset"), Ok(true));
-        assert_eq!(controller_is_on("", "cloneset"), Ok(false));
-        assert!(controller_is_on("clonest", "cloneset").unwrap_err().contains("clonest"));
     }
 }

@@ -2,7 +2,7 @@
 
 use tracing_subscriber::EnvFilter;
 
-use crate::flags::Flags;
+use kruise_manager::flags::Flags;
 
 /// Sends events to standard error from now on. `RUST_LOG` overrides `--v`.
 pub(crate) fn start(flags: &Flags) {

@@ -1,15 +1,22 @@
-//! The kruise-manager binary: flags, gates and wiring, nothing else.
+//! The kruise-manager binary: the command line, the client and the signals.
 
-mod flags;
 mod logging;
-mod run;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::Parser;
+use jiff::Timestamp;
 use kruise_common::gates::FeatureGates;
-
-use flags::Flags;
+use kruise_manager::flags::Flags;
+use kruise_manager::run::{self, Setup, Webhooks};
+use kruise_manager::selection::Selection;
+use kruise_runtime::client::ClientMetrics;
+use kruise_runtime::metrics::Metrics;
+use kruise_webhook::options::WebhookOptions;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,22 +29,15 @@ fn main() -> ExitCode {
     let legacy = std::env::var("CUSTOM_RESOURCE_ENABLE").unwrap_or_default();
     let gates = match FeatureGates::parse_with(&flags.feature_gates, &legacy) {
         Ok(gates) => gates,
-        Err(error) => {
-            return usage(&format!(
-                "invalid argument {:?} for \"--feature-gates\" flag: {error}",
-                error.value
-            ));
-        }
+        Err(error) => return usage(&error.value, "--feature-gates", &error),
     };
-    let cloneset = match flags::controller_is_on(&flags.controllers, "cloneset") {
-        Ok(on) => on,
-        Err(error) => {
-            return usage(&format!(
-                "invalid argument {:?} for \"--controllers\" flag: {error}",
-                flags.controllers
-            ));
-        }
+    let controllers = match Selection::parse(&flags.controllers) {
+        Ok(controllers) => controllers,
+        Err(error) => return usage(&flags.controllers, "--controllers", &error),
     };
+    if let Err(error) = controllers.check(gates.gates) {
+        return usage(&flags.controllers, "--controllers", &error);
+    }
     logging::start(&flags);
     for warning in &gates.warnings {
         if warning.is_error() {
@@ -53,14 +53,64 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the async runtime")),
     };
-    match runtime.block_on(run::run(flags, gates.gates, cloneset)) {
+    match runtime.block_on(start(flags, gates.gates, controllers)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
-fn usage(message: &str) -> ExitCode {
-    eprintln!("{message}");
+/// The one place that reads the wall clock.
+#[expect(clippy::disallowed_methods, reason = "this is the clock that is handed to everything else")]
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+async fn start(flags: Flags, gates: FeatureGates, controllers: Selection) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let revision = option_env!("KRUISE_REVISION").unwrap_or("dev");
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), revision, gates)?;
+    let client = client(&flags, &metrics).await?;
+    let webhooks = Webhooks::Serve(WebhookOptions::from_env(&|name| std::env::var(name).ok())?);
+    let setup = Setup { flags, gates, controllers, webhooks, clock: Arc::new(now), metrics };
+    run::run(setup, client, stop).await
+}
+
+/// Resolves with the first signal to stop; a second one ends the process at once.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (first, stop) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut first = Some(first);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            match first.take().map(|first| first.send(())) {
+                Some(Ok(())) => {}
+                _ => std::process::exit(1),
+            }
+        }
+    });
+    // The sender lives as long as the process.
+    Ok(async move { stop.await.unwrap_or_default() })
+}
+
+async fn client(flags: &Flags, metrics: &Metrics) -> anyhow::Result<kube::Client> {
+    let config = if flags.kubeconfig.is_empty() {
+        kube::Config::infer().await.context("no way to reach a cluster was found")?
+    } else {
+        let file = kube::config::Kubeconfig::read_from(&flags.kubeconfig)
+            .with_context(|| format!("cannot read --kubeconfig {}", flags.kubeconfig))?;
+        kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?
+    };
+    let counters = ClientMetrics::register(metrics.registry())?;
+    kruise_runtime::client::client(config, env!("CARGO_PKG_VERSION"), counters)
+        .context("cannot make a client")
+}
+
+fn usage(value: &str, flag: &str, error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("invalid argument {value:?} for \"{flag}\" flag: {error}");
     ExitCode::from(USAGE)
 }
 

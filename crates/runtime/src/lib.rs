@@ -9,3 +9,4 @@ pub mod queue;
 pub mod serve;
 pub mod store;
 mod views;
+pub mod watches;

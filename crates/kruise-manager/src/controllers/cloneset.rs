@@ -1,0 +1,116 @@
+//! CloneSet.
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
+use kruise_api::cloneset::v1beta1::CloneSet;
+use kruise_cloneset::admission;
+use kruise_cloneset::apply::Executor;
+use kruise_cloneset::controller::{self, Context, NAME};
+use kruise_cloneset::plan::Options;
+use kruise_cloneset::stores::{NodeView, SetView, StoredClaim, Stores};
+use kruise_common::gates::Gate;
+use kruise_common::inplace::InPlaceOptions;
+use kruise_common::key::ObjectKey;
+use kruise_common::pod::PodView;
+use kruise_common::pod_wire::PodWire;
+use kruise_common::revision::Revision;
+use kruise_runtime::watches::Watches;
+use kruise_webhook::review::AdmissionRequest;
+use kruise_webhook::route::Router;
+use kube::core::PartialObjectMeta;
+
+use crate::parts::Parts;
+use crate::table::{Started, Steps};
+
+/// The table's entry.
+pub(crate) const ENTRY: crate::table::Entry = crate::table::Entry {
+    flag: "cloneset",
+    name: NAME,
+    definition: Some("clonesets.apps.kruise.io"),
+    gates: &[],
+    start,
+};
+
+fn stores(watches: &Watches) -> Stores {
+    Stores {
+        sets: watches.namespaced(|set: CloneSet| SetView::of(set)),
+        pods: watches.namespaced(|pod: PodWire| Some(PodView::from(pod))),
+        claims: watches.namespaced(|claim: PersistentVolumeClaim| StoredClaim::of(claim)),
+        revisions: watches.namespaced(|revision: ControllerRevision| Revision::parse(&revision)),
+        nodes: watches.cluster(|node: PartialObjectMeta<Node>| NodeView::of(node)),
+    }
+}
+
+fn start(parts: &Parts) -> anyhow::Result<Started> {
+    let stores = stores(&parts.watches);
+    let worker = parts.worker(NAME, parts.flags.cloneset_workers)?;
+    let options = options(parts);
+    let events = parts.events.for_component(NAME);
+    let executor = Executor::new(parts.client.clone(), stores.clone(), events, options.clone());
+    let pre_download = parts.gates.enabled(Gate::KruiseDaemon)
+        && parts.gates.enabled(Gate::PreDownloadImageForInPlaceUpdate);
+    let context = Context::new(stores.clone(), executor, options, Arc::clone(&parts.clock));
+    let context = Arc::new(context.pre_download(pre_download));
+    let ready = stores.clone();
+    Ok(Started {
+        ready: async move { ready.ready().await }.boxed(),
+        run: Box::new(move |stop| {
+            controller::wire(&stores, &worker.queue, &context);
+            for set in stores.sets.all() {
+                worker.queue.add(set.key.clone());
+            }
+            let reconcile = move |key| controller::reconcile(key, Arc::clone(&context));
+            worker.run(reconcile, stop).boxed()
+        }),
+    })
+}
+
+fn options(parts: &Parts) -> Options {
+    let gates = parts.gates;
+    Options {
+        short_hash: gates.enabled(Gate::CloneSetShortHash),
+        partition_rollback: gates.enabled(Gate::CloneSetPartitionRollback),
+        preparing_update_as_update: gates.enabled(Gate::PreparingUpdateAsUpdate),
+        exclude_preparing_delete: parts.flags.cloneset_scaling_exclude_preparing_delete,
+        in_place: InPlaceOptions {
+            env_from_metadata: gates.enabled(Gate::InPlaceUpdateEnvFromMetadata),
+            vertical_scaling: gates.enabled(Gate::InPlaceWorkloadVerticalScaling),
+            compare_vct: gates.enabled(Gate::RecreatePodWhenChangeVCTInCloneSetGate),
+            ignore_vct: false,
+        },
+    }
+}
+
+/// The webhooks: they answer whether the controller runs or not, so that stored objects stay valid.
+pub(crate) fn admission(router: Router, parts: &Parts, steps: &Steps) -> Router {
+    let gates = parts.gates;
+    let options = admission::Options {
+        default_templates: !gates.enabled(Gate::TemplateNoDefaults),
+        host_network_ports: gates.enabled(Gate::DefaultHostNetworkHostPortsInPodTemplates),
+        delete_protection: gates.enabled(Gate::ResourcesDeletionProtection),
+    };
+    let pods = parts.watches.namespaced(|pod: PodWire| Some(PodView::from(pod)));
+    let lookup = move |namespace: &str, name: &str| {
+        let pod = pods.get(&ObjectKey::new(namespace, name))?;
+        Some(admission::PodFacts {
+            terminating: pod.deleted.is_some(),
+            controller_uid: pod.controller().map(|owner| owner.uid.to_string()),
+        })
+    };
+    let templates = Arc::new(admission::DryRun::new(parts.client.clone()));
+    let context =
+        Arc::new(admission::Context::new(options, Arc::new(lookup), templates, steps.protected.clone()));
+    let handler = |mutating: bool| {
+        let context = Arc::clone(&context);
+        move |request: AdmissionRequest| {
+            let context = Arc::clone(&context);
+            async move { admission::handle(&request, mutating, &context).await }.boxed()
+        }
+    };
+    router
+        .route("/mutate-apps-kruise-io-cloneset", handler(true))
+        .route("/validate-apps-kruise-io-cloneset", handler(false))
+}

@@ -1,0 +1,3 @@
+//! One file per controller: how its crate is put on the shared parts.
+
+pub(crate) mod cloneset;

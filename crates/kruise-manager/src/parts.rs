@@ -1,0 +1,76 @@
+//! What every controller is made of.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kruise_common::gates::FeatureGates;
+use kruise_common::key::ObjectKey;
+use kruise_runtime::controller::{ControllerMetrics, Requeue, run_controller};
+use kruise_runtime::events::EventRecorder;
+use kruise_runtime::metrics::Metrics;
+use kruise_runtime::queue::{QueueMetrics, RateLimit, WorkQueue};
+use kruise_runtime::watches::Watches;
+use tokio::sync::watch;
+
+use crate::flags::Flags;
+
+/// Tells the time.
+pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Handles and settings, made once and lent to all controllers.
+pub(crate) struct Parts {
+    /// The API server.
+    pub(crate) client: kube::Client,
+    /// The shared stores.
+    pub(crate) watches: Watches,
+    /// Records events; each controller takes its own component.
+    pub(crate) events: EventRecorder,
+    /// What is on.
+    pub(crate) gates: FeatureGates,
+    /// Settings.
+    pub(crate) flags: Flags,
+    /// The time.
+    pub(crate) clock: Clock,
+    /// Where metrics are registered.
+    pub(crate) metrics: Metrics,
+}
+
+impl Parts {
+    /// The queue and the counters of a controller.
+    ///
+    /// # Errors
+    /// Another controller has the name.
+    pub(crate) fn worker(&self, name: &'static str, workers: usize) -> anyhow::Result<Worker> {
+        let limit = RateLimit {
+            base: self.flags.rate_limiter_base_delay,
+            max: self.flags.rate_limiter_max_delay,
+            qps: self.flags.rate_limiter_qps,
+            burst: self.flags.rate_limiter_bucket_size,
+        };
+        let registry = self.metrics.registry();
+        let queue = WorkQueue::new(limit, QueueMetrics::register(registry, name)?);
+        Ok(Worker { name, workers, queue, counters: ControllerMetrics::register(registry, name)? })
+    }
+}
+
+/// A controller without what it does.
+pub(crate) struct Worker {
+    name: &'static str,
+    workers: usize,
+    /// Its keys.
+    pub(crate) queue: WorkQueue,
+    counters: ControllerMetrics,
+}
+
+impl Worker {
+    /// Reconciles until told to stop.
+    pub(crate) async fn run<F, R, E>(self, reconcile: F, stop: watch::Receiver<bool>)
+    where
+        F: Fn(ObjectKey) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Requeue, E>> + Send + 'static,
+        E: Into<anyhow::Error> + Send + 'static,
+    {
+        tracing::info!(controller = self.name, workers = self.workers, "starting");
+        run_controller(self.name, self.queue, self.workers, reconcile, self.counters, stop).await;
+    }
+}

@@ -1,0 +1,149 @@
+//! Which controllers `--controllers` switches on.
+
+use std::collections::BTreeSet;
+
+use kruise_common::gates::{FeatureGates, Gate};
+
+/// Every name `--controllers` knows, whether its controller is built yet or not.
+pub const NAMES: [&str; 21] = [
+    "advancedcronjob",
+    "broadcastjob",
+    "cloneset",
+    "containerlaunchpriority",
+    "crr",
+    "daemonset",
+    "ephemeraljob",
+    "imagelistpulljob",
+    "imagepulljob",
+    "nodeimage",
+    "nodepodprobe",
+    "persistentpodstate",
+    "podprobemarker",
+    "podreadiness",
+    "podunavailablebudget",
+    "resourcedistribution",
+    "sidecarset",
+    "sidecarterminator",
+    "statefulset",
+    "uniteddeployment",
+    "workloadspread",
+];
+
+/// A second name of a controller.
+const ALIAS: (&str, &str) = ("containerrecreaterequest", "crr");
+
+/// Pairs of controllers of which the first does nothing useful without the second.
+const NEEDS: [(&str, &str); 3] =
+    [("imagelistpulljob", "imagepulljob"), ("sidecarterminator", "crr"), ("podprobemarker", "nodepodprobe")];
+
+/// Why a list cannot be carried out.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SelectionError {
+    /// No controller has this name.
+    #[error("unknown controller {0:?}; known: {known}", known = NAMES.join(", "))]
+    Unknown(String),
+    /// A controller is named that needs another which is off.
+    #[error("{0} does nothing without {1}, which is off")]
+    Needs(&'static str, &'static str),
+    /// A gate is on that needs a controller which is off.
+    #[error("feature gate {0} needs the controllers imagepulljob and nodeimage")]
+    Gate(&'static str),
+}
+
+/// The controllers that are on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Selection {
+    on: BTreeSet<&'static str>,
+}
+
+impl Selection {
+    /// Reads a comma list of names, `*` and `-name`; a name counts more than `*`, and the order does not matter.
+    ///
+    /// # Errors
+    /// A name that no controller has.
+    pub fn parse(list: &str) -> Result<Self, SelectionError> {
+        let (mut all, mut on, mut off) = (false, BTreeSet::new(), BTreeSet::new());
+        for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            if item == "*" {
+                all = true;
+                continue;
+            }
+            let (bare, set) = match item.strip_prefix('-') {
+                Some(bare) => (bare, &mut off),
+                None => (item, &mut on),
+            };
+            let bare = if bare == ALIAS.0 { ALIAS.1 } else { bare };
+            let known = NAMES.iter().find(|name| **name == bare);
+            set.insert(*known.ok_or_else(|| SelectionError::Unknown(bare.to_owned()))?);
+        }
+        if all {
+            on.extend(NAMES);
+        }
+        Ok(Self { on: on.difference(&off).copied().collect() })
+    }
+
+    /// True if the named controller is on.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.on.contains(name)
+    }
+
+    /// Refuses a list, made of names the user chose, whose members cannot work.
+    ///
+    /// # Errors
+    /// The first contradiction.
+    pub fn check(&self, gates: FeatureGates) -> Result<(), SelectionError> {
+        for (name, needed) in NEEDS {
+            if self.is_on(name) && !self.is_on(needed) {
+                return Err(SelectionError::Needs(name, needed));
+            }
+        }
+        let pulls = self.is_on("imagepulljob") && self.is_on("nodeimage");
+        for gate in [Gate::PreDownloadImageForInPlaceUpdate, Gate::PreDownloadImageForDaemonSetUpdate] {
+            if gates.enabled(gate) && !pulls {
+                return Err(SelectionError::Gate(gate.name()));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_switched_by_name_in_any_order() {
+        let on = |list: &str| Selection::parse(list).unwrap().is_on("cloneset");
+        assert!(on("*"));
+        assert!(!on("*,-cloneset"));
+        assert!(!on("-cloneset,*"));
+        assert!(on("cloneset"));
+        assert!(!on("sidecarset"));
+        assert!(!on(""));
+        assert!(Selection::parse("containerrecreaterequest").unwrap().is_on("crr"));
+    }
+
+    #[test]
+    fn a_name_nobody_has_is_refused_with_those_there_are() {
+        let error = Selection::parse("clonest").unwrap_err().to_string();
+        assert!(error.contains("clonest") && error.contains("cloneset, "), "{error}");
+    }
+
+    #[test]
+    fn a_controller_that_needs_one_that_is_off_is_refused() {
+        let check = |list: &str, gates| Selection::parse(list).unwrap().check(gates);
+        let defaults = FeatureGates::defaults();
+        assert_eq!(check("*", defaults), Ok(()));
+        assert_eq!(check("cloneset", defaults), Ok(()));
+        for (list, first, second) in [
+            ("*,-imagepulljob", "imagelistpulljob", "imagepulljob"),
+            ("sidecarterminator", "sidecarterminator", "crr"),
+            ("podprobemarker", "podprobemarker", "nodepodprobe"),
+        ] {
+            assert_eq!(check(list, defaults), Err(SelectionError::Needs(first, second)), "{list}");
+        }
+        let gates = defaults.with(Gate::PreDownloadImageForInPlaceUpdate, true);
+        assert_eq!(check("*", gates), Ok(()));
+        assert_eq!(check("cloneset", gates), Err(SelectionError::Gate("PreDownloadImageForInPlaceUpdate")));
+    }
+}
