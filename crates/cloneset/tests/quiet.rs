@@ -91,6 +91,10 @@ impl Cluster {
                 (201, self.put(resource, &name, object))
             }
             ("PATCH", Some(mut object)) => {
+                let expected = &body["metadata"]["resourceVersion"];
+                if !expected.is_null() && *expected != object["metadata"]["resourceVersion"] {
+                    return Some(refusal(409, "Conflict"));
+                }
                 let before = object.clone();
                 merge(&mut object, &body);
                 // A patch that changes nothing gets no new version, as on a real server.
@@ -184,6 +188,17 @@ impl World {
         set["spec"]["template"]["spec"]["containers"][0]["image"] = image.into();
         let set = cluster.put("clonesets", "web", set);
         self.context.stores.sets.apply_own(SetView::of(serde_json::from_value(set).unwrap()).unwrap());
+    }
+
+    /// Gives every pod a node, which the manager sees.
+    fn schedule(&self) {
+        let mut cluster = self.cluster.lock().unwrap();
+        for mut pod in cluster.of("pods") {
+            pod["spec"]["nodeName"] = "node".into();
+            let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
+            let pod = cluster.put("pods", &name, pod);
+            self.context.stores.pods.apply_own(pod_view(pod));
+        }
     }
 
     /// Runs what each pod asks for; true if a pod changed.
@@ -305,6 +320,32 @@ async fn creation_costs_at_most_two_writes_per_pod() {
     let writes = cluster.count("POST pods/") + cluster.count("PATCH pods/");
     assert!(writes <= 2 * REPLICAS, "{:#?}", cluster.writes);
     assert_eq!(cluster.count("POST controllerrevisions/"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn creation_costs_no_more_when_kubelet_is_faster() {
+    let mut world = World::new();
+    world.round().await;
+    world.schedule();
+    // Kubelet reports, and the watch has not brought it yet.
+    {
+        let mut cluster = world.cluster.lock().unwrap();
+        for mut pod in cluster.of("pods") {
+            let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
+            pod["status"]["podIP"] = "10.0.0.1".into();
+            cluster.put("pods", &name, pod);
+        }
+    }
+    world.rest().await;
+    let cluster = world.cluster.lock().unwrap();
+    let writes = cluster.count("POST pods/") + cluster.count("PATCH pods/");
+    assert!(writes <= 2 * REPLICAS, "{:#?}", cluster.writes);
+    assert!(
+        cluster
+            .of("pods")
+            .iter()
+            .all(|pod| pod["status"]["conditions"].to_string().contains("InPlaceUpdateReady"))
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResourceList;
 use kruise_api::keys;
 use serde_json::{Map, Value};
 
@@ -25,7 +26,7 @@ use crate::patch::{ContainerPatch, PodPatch, SpecPatch, rfc3339_seconds};
 use crate::pod::PodView;
 use crate::readiness;
 use crate::revision::Revision;
-use diff::{template_container, text};
+use diff::{finalizers, template_container, text};
 
 /// The writes that begin an in-place update, in this order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,6 +39,22 @@ pub struct Started {
     pub resize: Option<PodPatch>,
     /// When to look again, for the end of the grace period.
     pub requeue_after: Option<Duration>,
+}
+
+impl Started {
+    /// The same writes for an API server without `pods/resize`.
+    #[must_use]
+    pub fn resized_in_pod(mut self) -> Self {
+        if let Some(resize) = self.resize.take() {
+            self.pod.merge(resize);
+        }
+        self
+    }
+}
+
+/// True if an API server with these resources of the core group has `pods/resize`.
+pub fn serves_resize(core: &APIResourceList) -> bool {
+    core.resources.iter().any(|resource| resource.name == "pods/resize")
 }
 
 /// Begins to bring a pod to `target`. `labels` are the revision labels and the lifecycle state.
@@ -107,6 +124,7 @@ fn put_metadata(change: &MetadataChange, patch: &mut PodPatch) {
     patch.metadata.labels.extend(change.labels.clone());
     patch.metadata.annotations.extend(change.annotations.clone());
     patch.metadata.finalizers.extend(change.finalizers.clone());
+    patch.metadata.removed_finalizers.extend(change.removed_finalizers.clone());
 }
 
 /// Whether a container restarts: nothing else needs the pod out of service.
@@ -166,6 +184,16 @@ fn with_unfinished(pod: &PodView, spec: &UpdateSpec, older: Option<&State>, targ
             plan.metadata.annotations.keys().filter(|key| !is_planned(&spec, false, key)).collect::<Vec<_>>()
         {
             spec.metadata.annotations.insert(key.clone(), metadata(false, key));
+        }
+        let wanted = finalizers(template);
+        for name in plan.metadata.finalizers.iter().chain(&plan.metadata.removed_finalizers) {
+            let change = &mut spec.metadata;
+            if change.finalizers.contains(name) || change.removed_finalizers.contains(name) {
+                continue;
+            }
+            let list =
+                if wanted.contains(name) { &mut change.finalizers } else { &mut change.removed_finalizers };
+            list.push(name.clone());
         }
         spec.update_env_from_metadata |= plan.update_env_from_metadata;
         left.push(Changes::of(plan));

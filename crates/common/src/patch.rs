@@ -37,6 +37,9 @@ pub struct MetadataPatch {
     /// Finalizers to add (strategic merge unites the lists).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub finalizers: Vec<String>,
+    /// Finalizers to remove.
+    #[serde(rename = "$deleteFromPrimitiveList/finalizers", skip_serializing_if = "Vec::is_empty")]
+    pub removed_finalizers: Vec<String>,
 }
 
 /// A container to change, found by name.
@@ -103,6 +106,7 @@ impl PodPatch {
         self.metadata.labels.is_empty()
             && self.metadata.annotations.is_empty()
             && self.metadata.finalizers.is_empty()
+            && self.metadata.removed_finalizers.is_empty()
             && self.spec.is_none()
             && self.status.is_none()
     }
@@ -124,6 +128,18 @@ impl PodPatch {
         conditions.push(condition);
     }
 
+    /// Changes a container, on top of what was to be changed about it before: each is named once.
+    pub fn set_container(&mut self, change: ContainerPatch) {
+        let containers = &mut self.spec.get_or_insert_default().containers;
+        match containers.iter_mut().find(|known| known.name == change.name) {
+            Some(known) => {
+                known.image = change.image.or(known.image.take());
+                known.resources = change.resources.or(known.resources.take());
+            }
+            None => containers.push(change),
+        }
+    }
+
     /// Joins another patch of the same pod; where both speak of one key, `later` wins.
     pub fn merge(&mut self, later: Self) {
         self.metadata.uid = later.metadata.uid.or(self.metadata.uid.take());
@@ -131,9 +147,13 @@ impl PodPatch {
             later.metadata.resource_version.or(self.metadata.resource_version.take());
         self.metadata.labels.extend(later.metadata.labels);
         self.metadata.annotations.extend(later.metadata.annotations);
-        self.metadata.finalizers.extend(later.metadata.finalizers);
-        if let Some(spec) = later.spec {
-            self.spec.get_or_insert_default().containers.extend(spec.containers);
+        let (added, removed) = (later.metadata.finalizers, later.metadata.removed_finalizers);
+        self.metadata.finalizers.retain(|name| !removed.contains(name));
+        self.metadata.removed_finalizers.retain(|name| !added.contains(name));
+        self.metadata.finalizers.extend(added);
+        self.metadata.removed_finalizers.extend(removed);
+        for container in later.spec.into_iter().flat_map(|spec| spec.containers) {
+            self.set_container(container);
         }
         for condition in later.status.into_iter().flat_map(|status| status.conditions) {
             self.set_condition(condition);
@@ -162,6 +182,39 @@ mod tests {
         patch.metadata.annotations.insert("gone".into(), None);
         let text = serde_json::to_string(&patch).unwrap();
         assert_eq!(text, r#"{"metadata":{"labels":{"a":"1"},"annotations":{"gone":null}}}"#);
+    }
+
+    #[test]
+    fn a_finalizer_is_added_or_removed_by_the_later_patch_and_never_both() {
+        let change = |added: &[&str], removed: &[&str]| {
+            let texts = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect();
+            let mut patch = PodPatch::default();
+            patch.metadata.finalizers = texts(added);
+            patch.metadata.removed_finalizers = texts(removed);
+            patch
+        };
+        let mut patch = change(&["a"], &["b"]);
+        patch.merge(change(&["b"], &["a"]));
+        assert_eq!(patch, change(&["b"], &["a"]));
+        let text = serde_json::to_string(&patch).unwrap();
+        assert_eq!(text, r#"{"metadata":{"finalizers":["b"],"$deleteFromPrimitiveList/finalizers":["a"]}}"#);
+    }
+
+    #[test]
+    fn a_container_is_named_once() {
+        let change = |image: Option<&str>, resources: Option<Value>| PodPatch {
+            spec: Some(SpecPatch {
+                containers: vec![ContainerPatch {
+                    name: "a".into(),
+                    image: image.map(str::to_owned),
+                    resources,
+                }],
+            }),
+            ..PodPatch::default()
+        };
+        let mut patch = change(Some("x:2"), None);
+        patch.merge(change(None, Some(serde_json::json!({"limits": {"cpu": "2"}}))));
+        assert_eq!(patch, change(Some("x:2"), Some(serde_json::json!({"limits": {"cpu": "2"}}))));
     }
 
     #[test]

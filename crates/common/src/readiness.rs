@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use kruise_api::keys;
 use serde::{Deserialize, Serialize};
 
 use crate::patch::{ConditionPatch, PodPatch};
-use crate::pod::PodView;
+use crate::pod::{Phase, PodView};
 
 /// Gate of the workload: False while the pod is updated in place.
 pub const IN_PLACE_UPDATE_READY: &str = "InPlaceUpdateReady";
@@ -95,7 +96,8 @@ pub fn remove_not_ready_key(pod: &PodView, agent: &str, key: &str, now: Timestam
 /// Turns InPlaceUpdateReady True. `None` without the gate, or if it is True with empty reason and message.
 ///
 /// The patch holds for the judged version only and must not be retried: a retry could bring a pod back whose
-/// next update has just begun.
+/// next update has just begun. The first True of a pod that never was updated holds whatever kubelet writes meanwhile:
+/// nobody else turns this gate, so there is nothing to bring back from.
 pub fn in_place_ready(pod: &PodView, now: Timestamp) -> Option<PodPatch> {
     let settled = pod
         .condition(IN_PLACE_UPDATE_READY)
@@ -103,7 +105,8 @@ pub fn in_place_ready(pod: &PodView, now: Timestamp) -> Option<PodPatch> {
     if settled || !pod.has_readiness_gate(IN_PLACE_UPDATE_READY) {
         return None;
     }
-    let mut patch = exact(pod);
+    let first = pod.condition(IN_PLACE_UPDATE_READY).is_none() && !was_updated(pod);
+    let mut patch = if first { PodPatch::default() } else { exact(pod) };
     patch.set_condition(condition(pod, IN_PLACE_UPDATE_READY, "True", "", "", now));
     Some(patch)
 }
@@ -123,13 +126,22 @@ pub fn in_place_not_ready(pod: &PodView, now: Timestamp) -> Option<PodPatch> {
 }
 
 /// Gives KruisePodReady its first value, True. `None` without the gate, or if the condition exists.
+///
+/// Whoever else puts keys on it does so for containers that run: until then it holds whatever kubelet writes meanwhile.
 pub fn first_true(pod: &PodView, now: Timestamp) -> Option<PodPatch> {
     if !pod.has_readiness_gate(KRUISE_POD_READY) || pod.condition(KRUISE_POD_READY).is_some() {
         return None;
     }
-    let mut patch = exact(pod);
+    let mut patch = if pod.phase == Phase::Pending { PodPatch::default() } else { exact(pod) };
     patch.set_condition(condition(pod, KRUISE_POD_READY, "True", "", "", now));
     Some(patch)
+}
+
+/// True if an in-place update began at some time.
+fn was_updated(pod: &PodView) -> bool {
+    [keys::INPLACE_STATE, keys::INPLACE_STATE_OLD, keys::INPLACE_GRACE, keys::INPLACE_GRACE_OLD]
+        .iter()
+        .any(|key| pod.annotation(key).is_some())
 }
 
 /// What kubelet will soon say of Ready, so that traffic stops now. `overrides` are the gates about to change.
@@ -289,11 +301,32 @@ mod tests {
         patch.merge(first_true(&new, now()).unwrap());
         assert_eq!(sent(&patch, IN_PLACE_UPDATE_READY).status, "True");
         assert_eq!(sent(&patch, KRUISE_POD_READY).status, "True");
-        assert_eq!(patch.metadata.resource_version.as_deref(), Some("7"));
+        assert_eq!(
+            patch.metadata.resource_version.as_deref(),
+            Some("7"),
+            "a container may run and be restarted"
+        );
         let settled = pod(&[(IN_PLACE_UPDATE_READY, "True", ""), (KRUISE_POD_READY, "False", ONE)]);
         assert_eq!(in_place_ready(&settled, now()), None);
         assert_eq!(first_true(&settled, now()), None);
         assert!(in_place_ready(&pod(&[(IN_PLACE_UPDATE_READY, "True", "left over")]), now()).is_some());
+    }
+
+    #[test]
+    fn the_first_true_of_a_pod_that_starts_holds_whatever_kubelet_writes() {
+        let starting = PodView { phase: Phase::Pending, ..pod(&[]) };
+        let mut patch = in_place_ready(&starting, now()).unwrap();
+        patch.merge(first_true(&starting, now()).unwrap());
+        assert_eq!(patch.metadata.resource_version, None);
+        // A pod that was taken out of service is judged by its version, whatever became of its condition.
+        let updated = PodView {
+            annotations: [(keys::INPLACE_STATE.into(), "{}".into())].into_iter().collect(),
+            ..starting
+        };
+        for again in [updated, pod(&[(IN_PLACE_UPDATE_READY, "False", "")])] {
+            let patch = in_place_ready(&again, now()).unwrap();
+            assert_eq!(patch.metadata.resource_version.as_deref(), Some("7"));
+        }
     }
 
     #[test]

@@ -29,12 +29,12 @@ pub(super) fn refresh(seen: &Observed, options: &Options, rows: &mut [Row], plan
             graceful.push(row.pod.key.name.clone());
         }
         let arrived = idle || at_revision(&row.pod, &target);
-        refresh_pod(seen, row, arrived, plan);
+        refresh_pod(seen, options, row, arrived, plan);
     }
     plan.hold(hold(HoldReason::GracePeriod, graceful));
 }
 
-fn refresh_pod(seen: &Observed, row: &mut Row, arrived: bool, plan: &mut Plan) {
+fn refresh_pod(seen: &Observed, options: &Options, row: &mut Row, arrived: bool, plan: &mut Plan) {
     let pod = row.pod.clone();
     let mut patch = PodPatch::default();
     // Nobody can serve from a pod without a node: its first conditions wait, so that they cost no write of their own.
@@ -49,6 +49,12 @@ fn refresh_pod(seen: &Observed, row: &mut Row, arrived: bool, plan: &mut Plan) {
         }
         Refresh::Patch(next) => {
             row.touched = true;
+            push_patch(&pod, next, Because::Refresh, plan);
+            return;
+        }
+        Refresh::PatchAndResize(mut next, resize) if options.in_place.resize_in_pod => {
+            row.touched = true;
+            next.merge(resize);
             push_patch(&pod, next, Because::Refresh, plan);
             return;
         }
@@ -290,6 +296,8 @@ impl<'a> Steps<'a> {
                 ]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()));
                 let started = inplace::start(&pod, &change, self.target, &labels, self.seen.now);
+                let started =
+                    if self.options.in_place.resize_in_pod { started.resized_in_pod() } else { started };
                 if let Some(after) = started.requeue_after {
                     plan.wake(after);
                 }

@@ -20,6 +20,8 @@ pub struct InPlaceOptions {
     pub ignore_vct: bool,
     /// Gate RecreatePodWhenChangeVCTInCloneSetGate: changed volume claim templates ask for new pods.
     pub compare_vct: bool,
+    /// The API server has no `pods/resize` (before Kubernetes 1.32): cpu and memory are written with the pod.
+    pub resize_in_pod: bool,
 }
 
 /// Why a pod must be recreated, naming the place in the template.
@@ -218,14 +220,17 @@ fn metadata(old: &Value, new: &Value, options: InPlaceOptions, spec: &mut Update
             }
         }
     }
-    let finalizers = |of: &Value| -> Vec<String> {
-        let list =
-            of.get("metadata").and_then(|metadata| metadata.get("finalizers")).and_then(Value::as_array);
-        list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-    };
-    let before = finalizers(old);
-    change.finalizers = finalizers(new).into_iter().filter(|name| !before.contains(name)).collect();
+    let (before, after) = (finalizers(old), finalizers(new));
+    change.finalizers = after.iter().filter(|name| !before.contains(name)).cloned().collect();
+    change.removed_finalizers = before.into_iter().filter(|name| !after.contains(name)).collect();
     spec.metadata = change;
+}
+
+/// The finalizers of a template.
+pub(super) fn finalizers(template: &Value) -> Vec<String> {
+    let list =
+        template.get("metadata").and_then(|metadata| metadata.get("finalizers")).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// Names of the containers whose env reads a label (true) or annotation (false).

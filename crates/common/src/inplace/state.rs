@@ -36,12 +36,18 @@ pub struct MetadataChange {
     /// Finalizers to add.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub finalizers: Vec<String>,
+    /// Finalizers to remove.
+    #[serde(rename = "$deleteFromPrimitiveList/finalizers", skip_serializing_if = "Vec::is_empty")]
+    pub removed_finalizers: Vec<String>,
 }
 
 impl MetadataChange {
     /// True if nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty() && self.annotations.is_empty() && self.finalizers.is_empty()
+        self.labels.is_empty()
+            && self.annotations.is_empty()
+            && self.finalizers.is_empty()
+            && self.removed_finalizers.is_empty()
     }
 }
 

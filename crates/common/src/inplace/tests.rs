@@ -7,8 +7,13 @@ use super::*;
 use crate::pod::{ConditionView, ContainerStatusView, ContainerView, EnvFromMetadata, Phase, ResourcesView};
 use crate::revision::data_of;
 
-const ALL: InPlaceOptions =
-    InPlaceOptions { env_from_metadata: true, vertical_scaling: true, ignore_vct: false, compare_vct: true };
+const ALL: InPlaceOptions = InPlaceOptions {
+    env_from_metadata: true,
+    vertical_scaling: true,
+    ignore_vct: false,
+    compare_vct: true,
+    resize_in_pod: false,
+};
 
 fn now() -> Timestamp {
     at(0)
@@ -269,6 +274,57 @@ fn cpu_resizes_in_service_and_memory_with_a_restart_does_not() {
     assert!(state(&after).update_resources);
     let memory = sized(&json!({"cpu": "1", "memory": "2Gi"}), &json!({"cpu": "500m"}), "RestartContainer");
     assert!(begin(&before, &old, &memory, 0).1.unready.is_some());
+}
+
+#[test]
+fn without_a_resize_subresource_image_and_resources_of_a_container_go_in_one_write() {
+    let before = pod(("x:1", None), ("y:1", None));
+    let old = sized(&json!({"cpu": "1"}), &json!({}), "NotRequired");
+    let mut new = sized(&json!({"cpu": "2"}), &json!({}), "NotRequired");
+    new["spec"]["containers"][0]["image"] = "x:2".into();
+    let started = begin(&before, &old, &new, 0).1.resized_in_pod();
+    assert_eq!(started.resize, None);
+    let spec = serde_json::to_value(started.pod.spec).unwrap();
+    let expected =
+        json!({"containers": [{"name": "a", "image": "x:2", "resources": {"limits": {"cpu": "2"}}}]});
+    assert_eq!(spec, expected);
+    let resources = |names: &[&str]| {
+        let list: Vec<_> = names
+            .iter()
+            .map(|name| {
+                json!({"name": name, "kind": "Pod", "namespaced": true,
+            "singularName": "", "verbs": []})
+            })
+            .collect();
+        serde_json::from_value(json!({"groupVersion": "v1", "resources": list})).unwrap()
+    };
+    assert!(serves_resize(&resources(&["pods", "pods/resize"])));
+    assert!(!serves_resize(&resources(&["pods", "pods/status"])));
+}
+
+#[test]
+fn finalizers_the_template_loses_leave_the_pod_also_after_a_grace_period() {
+    let before = pod(("x:1", None), ("y:1", None));
+    let with = |finalizers: &Value| {
+        let mut template = two("x:1", "y:1");
+        template["metadata"]["finalizers"] = finalizers.clone();
+        template
+    };
+    let (old, new) = (with(&json!(["f.io/old", "f.io/kept"])), with(&json!(["f.io/kept", "f.io/new"])));
+    let (_, started) = begin(&before, &old, &new, 0);
+    assert_eq!(started.pod.metadata.finalizers, ["f.io/new"]);
+    assert_eq!(started.pod.metadata.removed_finalizers, ["f.io/old"]);
+
+    let (waiting, started) = begin(&before, &old, &new, 5);
+    assert!(started.pod.metadata.removed_finalizers.is_empty(), "not before the grace period is over");
+    let Refresh::Patch(patch) = look(&waiting, 6) else { unreachable!() };
+    assert_eq!(patch.metadata.removed_finalizers, ["f.io/old"]);
+
+    // A newer update takes the waiting one's place, and its unfinished work over.
+    let newer = revision("web-3", &with(&json!(["f.io/kept"])));
+    let spec = diff(&revision("web-2", &new), &newer, ALL).unwrap();
+    let started = start(&waiting, &spec, &newer, &[], now());
+    assert_eq!(started.pod.metadata.removed_finalizers, ["f.io/new", "f.io/old"]);
 }
 
 #[test]
