@@ -1,4 +1,5 @@
 //! Whole lives of pods on a node, with time as an argument.
+#![expect(clippy::needless_pass_by_value, reason = "json! literals read best as arguments")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
