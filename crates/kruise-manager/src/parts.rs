@@ -29,6 +29,8 @@ pub(crate) struct Parts {
     pub(crate) gates: FeatureGates,
     /// Settings.
     pub(crate) flags: Flags,
+    /// False on an API server before Kubernetes 1.32: it has no `pods/resize`.
+    pub(crate) serves_resize: bool,
     /// The time.
     pub(crate) clock: Clock,
     /// Where metrics are registered.

@@ -74,7 +74,8 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
         writer.run(api_events, stop_events).await;
         ("event writer", Ok(()))
     });
-    let parts = Parts { client, watches, events, gates, flags, clock, metrics };
+    let serves_resize = serves_resize(&client).await;
+    let parts = Parts { client, watches, events, gates, flags, serves_resize, clock, metrics };
 
     // Admission and conversion, in every replica.
     let admission = table::admission(&parts)?;
@@ -99,20 +100,10 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     // Leadership, and what only the leader does.
     let (stop_election, election_stop) = watch::channel(false);
     let (stop_controllers, controllers_stop) = watch::channel(false);
-<<<<<<< Updated upstream
     let leading = elect(&mut tasks, &parts, election_stop)?;
     let mut running = JoinSet::new();
     for controller in table::controllers(&parts, &controllers, &leading, &controllers_stop)? {
         running.spawn(controller);
-=======
-    let leading = elect(&mut tasks, &client, &flags, &events, &metrics, election_stop)?;
-    let mut controllers = JoinSet::new();
-    if cloneset {
-        let core = client.list_core_api_resources("v1").await.context("cannot list the core resources")?;
-        let resize = kruise_common::inplace::serves_resize(&core);
-        let context = context(&client, &flags, gates, &stores, events, resize);
-        controllers.spawn(lead(leading, &flags, context, &metrics, controllers_stop)?);
->>>>>>> Stashed changes
     }
 
     let ended = tokio::select! {
@@ -227,149 +218,21 @@ async fn wait_for_webhooks(
     }
 }
 
-<<<<<<< Updated upstream
-=======
-fn elect(
-    tasks: &mut Tasks,
-    client: &kube::Client,
-    flags: &Flags,
-    events: &EventRecorder,
-    metrics: &Metrics,
-    stop: watch::Receiver<bool>,
-) -> anyhow::Result<watch::Receiver<bool>> {
-    if !flags.enable_leader_election {
-        metrics.set_leader(&flags.leader_election_id, true);
-        let (leading, receiver) = watch::channel(true);
-        tasks.spawn(async move {
-            let mut stop = stop;
-            let _sender = leading;
-            // The sender lives in `run` until the end: an error means that the end has come as well.
-            let _ = stop.wait_for(|stop| *stop).await;
-            ("leadership without election", Ok(()))
-        });
-        return Ok(receiver);
-    }
-    let hostname = std::env::var("HOSTNAME")
-        .ok()
-        .or_else(|| std::fs::read_to_string("/etc/hostname").ok())
-        .map_or_else(|| "kruise-manager".to_owned(), |name| name.trim().to_owned());
-    let config = LeaseConfig {
-        namespace: flags.leader_election_namespace.clone(),
-        name: flags.leader_election_id.clone(),
-        identity: lease::identity(&hostname),
-        lease_duration: flags.leader_election_lease_duration,
-        renew_deadline: flags.leader_election_renew_deadline,
-        retry_period: flags.leader_election_retry_period,
-    };
-    config.validate().map_err(|error| anyhow!(error))?;
-    let store = ApiLease::new(client.clone(), &config);
-    let (elector, leading) = Elector::new(config, store, Arc::new(now));
-    let elector = elector.with_events(events);
-    tasks.spawn(async move {
-        let result = match elector.run(stop).await {
-            Ended::Lost => Err(anyhow!("leader election lost")),
-            Ended::Shutdown => Ok(()),
-        };
-        ("leader election", result)
-    });
-    let (metrics, name, mut changes) = (metrics.clone(), flags.leader_election_id.clone(), leading.clone());
-    metrics.set_leader(&name, false);
-    tasks.spawn(async move {
-        while changes.changed().await.is_ok() {
-            metrics.set_leader(&name, *changes.borrow());
-        }
-        ("leadership metric", Ok(()))
-    });
-    Ok(leading)
-}
-
-fn context(
-    client: &kube::Client,
-    flags: &Flags,
-    gates: FeatureGates,
-    stores: &Stores,
-    events: EventRecorder,
-    resize: bool,
-) -> Arc<Context> {
-    let options = Options {
-        short_hash: gates.enabled(Gate::CloneSetShortHash),
-        partition_rollback: gates.enabled(Gate::CloneSetPartitionRollback),
-        preparing_update_as_update: gates.enabled(Gate::PreparingUpdateAsUpdate),
-        exclude_preparing_delete: flags.cloneset_scaling_exclude_preparing_delete,
-        in_place: InPlaceOptions {
-            env_from_metadata: gates.enabled(Gate::InPlaceUpdateEnvFromMetadata),
-            vertical_scaling: gates.enabled(Gate::InPlaceWorkloadVerticalScaling),
-            compare_vct: gates.enabled(Gate::RecreatePodWhenChangeVCTInCloneSetGate),
-            ignore_vct: false,
-            resize_in_pod: !resize,
-        },
-    };
-    let executor = Executor::new(client.clone(), stores.clone(), events, options.clone());
-    let pre_download =
-        gates.enabled(Gate::KruiseDaemon) && gates.enabled(Gate::PreDownloadImageForInPlaceUpdate);
-    Arc::new(Context::new(stores.clone(), executor, options, Arc::new(now)).pre_download(pre_download))
-}
-
-/// The CloneSet controller, from the moment this replica leads.
-fn lead(
-    mut leading: watch::Receiver<bool>,
-    flags: &Flags,
-    context: Arc<Context>,
-    metrics: &Metrics,
-    mut stop: watch::Receiver<bool>,
-) -> anyhow::Result<impl Future<Output = ()> + use<>> {
-    let workers = flags.cloneset_workers;
-    let limit = RateLimit {
-        base: flags.rate_limiter_base_delay,
-        max: flags.rate_limiter_max_delay,
-        qps: flags.rate_limiter_qps,
-        burst: flags.rate_limiter_bucket_size,
-    };
-    let queue = WorkQueue::new(limit, QueueMetrics::register(metrics.registry(), controller::NAME)?);
-    let counters = ControllerMetrics::register(metrics.registry(), controller::NAME)?;
-    Ok(async move {
-        tokio::select! {
-            led = leading.wait_for(|leads| *leads) => if led.is_err() { return },
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        tokio::select! {
-            () = context.stores.ready() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        controller::wire(&context.stores, &queue, &context);
-        for set in context.stores.sets.all() {
-            queue.add(set.key.clone());
-        }
-        tracing::info!(controller = controller::NAME, workers, "starting");
-        let reconcile = move |key| controller::reconcile(key, Arc::clone(&context));
-        run_controller(controller::NAME, queue, workers, reconcile, counters, stop).await;
-    })
-}
-
-async fn until_stopped(
-    tasks: &mut Tasks,
-    watches: &mut Tasks,
-    controllers: &mut JoinSet<()>,
-) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        Some(ended) = tasks.join_next() => Err(early(ended)),
-        Some(ended) = watches.join_next() => Err(early(ended)),
-        Some(ended) = controllers.join_next() => match ended {
-            Ok(()) => Err(anyhow!("a controller ended early")),
-            Err(error) => Err(error.into()),
-        },
-    }
-}
-
->>>>>>> Stashed changes
 fn early(ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>) -> anyhow::Error {
     match ended {
         Ok((name, Ok(()))) => anyhow!("{name} ended early"),
         Ok((name, Err(error))) => error.context(name),
         Err(error) => error.into(),
+    }
+}
+
+/// Asked once: a server that does not answer is taken for a current one.
+async fn serves_resize(client: &kube::Client) -> bool {
+    match client.list_core_api_resources("v1").await {
+        Ok(core) => kruise_common::inplace::serves_resize(&core),
+        Err(error) => {
+            tracing::warn!(error = %error, "cannot list the core resources; pods/resize is taken for served");
+            true
+        }
     }
 }

@@ -80,6 +80,7 @@ fn options(parts: &Parts) -> Options {
             vertical_scaling: gates.enabled(Gate::InPlaceWorkloadVerticalScaling),
             compare_vct: gates.enabled(Gate::RecreatePodWhenChangeVCTInCloneSetGate),
             ignore_vct: false,
+            resize_in_pod: !parts.serves_resize,
         },
     }
 }
