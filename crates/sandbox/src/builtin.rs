@@ -121,6 +121,7 @@ fn version(name: &str, group: &str, plural: &str, subresources: &str) -> Version
     Version {
         name: name.to_owned(),
         schema: None,
+        structural: None,
         columns: Vec::new(),
         subresources: owned(subresources),
         scale: None,

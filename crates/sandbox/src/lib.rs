@@ -6,6 +6,7 @@
 pub mod builtin;
 pub mod clock;
 pub mod controllers;
+pub mod crd;
 pub mod discovery;
 pub mod error;
 pub mod kinds;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::schema::Structural;
+
 /// One served resource type, all its versions.
 #[derive(Clone, Debug)]
 pub struct Resource {
@@ -49,6 +51,8 @@ pub struct Version {
     pub name: String,
     /// OpenAPI schema (JSON) of the kind; `None` for built-in kinds, whose schema comes from [`crate::openapi`].
     pub schema: Option<Arc<Value>>,
+    /// The same schema compiled: pruning, defaults, validation.
+    pub structural: Option<Structural>,
     /// Printer columns of a custom resource (`additionalPrinterColumns`, JSON objects); built-in ones are in [`crate::table`].
     pub columns: Vec<Value>,
     /// Subresources served, e.g. `status`, `scale`, `eviction`, `binding`.

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
+use super::field::{self, Path};
 use super::node::Node;
+use super::{lists, prune, rules, values};
+use crate::error::FieldError;
 
 /// Sets absent fields that have a default, from the outside in.
 pub(super) fn default(value: &mut Value, node: &Node) {
@@ -40,4 +43,38 @@ fn entry(value: &mut Value, node: &Node) {
         *value = default.clone();
     }
     default(value, node);
+}
+
+/// Reports defaults that hold unknown fields or break their own schema.
+pub(super) fn check(node: &Node, path: &Path, errors: &mut Vec<FieldError>) {
+    if !node.below.defaults {
+        return;
+    }
+    if let Some(default) = &node.default {
+        check_one(default, node, &path.child("default"), errors);
+    }
+    if let Some(items) = &node.items {
+        check(items, &path.child("items"), errors);
+    }
+    for (name, child) in &node.properties {
+        check(child, &path.child("properties").key(name), errors);
+    }
+}
+
+fn check_one(default: &Value, node: &Node, path: &Path, errors: &mut Vec<FieldError>) {
+    let mut pruned = default.clone();
+    if !prune::prune_part(&mut pruned, node).is_empty() {
+        errors.push(field::invalid(path, default, "must not have unknown fields"));
+    }
+    let whole = Path::default();
+    let at = values::At { value: default, old: None, path: &whole, keep: true };
+    let mut found = Vec::new();
+    lists::embedded(default, node, &whole, &mut found);
+    if found.is_empty() {
+        found = values::check(at, node).errors;
+    }
+    if found.is_empty() {
+        rules::check(rules::Change::root(default, Some(default)), node, node.embedded, &whole, &mut found);
+    }
+    errors.extend(found.into_iter().map(|error| FieldError { field: path.join(&error.field), ..error }));
 }

@@ -34,6 +34,15 @@ impl Path {
         Self(format!("{}[{key}]", self.0))
     }
 
+    /// The text of this path followed by that of an error found inside it.
+    pub(crate) fn join(&self, inner: &str) -> String {
+        match inner {
+            "<nil>" => self.0.clone(),
+            entry if entry.starts_with('[') => format!("{}{entry}", self.0),
+            name => format!("{}.{name}", self.0),
+        }
+    }
+
     /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -61,8 +70,13 @@ pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => quoted(text),
         Value::Number(number) => go_number(number),
-        other => other.to_string(),
+        other => go_json(other),
     }
+}
+
+/// JSON as Go writes it, which hides what could be HTML.
+fn go_json(value: &Value) -> String {
+    value.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 /// A number as Go prints it: integers plainly, floats without a needless fraction.
@@ -118,6 +132,18 @@ pub fn required(path: &Path, detail: &str) -> FieldError {
 /// `Invalid value: 5: …`.
 pub fn invalid(path: &Path, value: &Value, detail: &str) -> FieldError {
     error(path, CauseKind::FieldValueInvalid, body("Invalid value", Some(value), detail))
+}
+
+/// `Invalid value: {"Name":"v1"}: …`, for values whose fields must keep their order.
+pub(crate) fn invalid_struct(path: &Path, shown: &str, detail: &str) -> FieldError {
+    error(path, CauseKind::FieldValueInvalid, format!("Invalid value: {shown}: {detail}"))
+}
+
+/// Fields in the order given as JSON, the way Go prints a struct.
+pub(crate) fn go_struct(fields: &[(&str, Value)]) -> String {
+    let shown: Vec<String> =
+        fields.iter().map(|(name, value)| format!("\"{name}\":{}", go_json(value))).collect();
+    format!("{{{}}}", shown.join(","))
 }
 
 /// `Invalid value: "string": …`, with the reason that names a wrong type.

@@ -55,6 +55,13 @@ impl Structural {
         defaults::default(object, &self.root);
     }
 
+    /// Defaults of the schema that are not themselves valid; `path` is the schema's own.
+    pub fn check_defaults(&self, path: &Path) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        defaults::check(&self.root, path, &mut errors);
+        errors
+    }
+
     /// Everything wrong with an object; with `old`, what the update left as it was is not.
     pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let path = Path::default();

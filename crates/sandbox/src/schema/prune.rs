@@ -19,6 +19,13 @@ pub(super) fn prune(object: &mut Value, root: &Node) -> Vec<String> {
     walk.removed
 }
 
+/// Removes unknown fields of a value inside an object and returns their paths within it.
+pub(super) fn prune_part(value: &mut Value, node: &Node) -> Vec<String> {
+    let mut walk = Walk { path: String::new(), removed: Vec::new() };
+    walk.value(value, Some(node), false);
+    walk.removed
+}
+
 struct Walk {
     path: String,
     removed: Vec<String>,

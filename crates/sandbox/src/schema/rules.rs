@@ -53,7 +53,7 @@ impl Rule {
             Ok(program) => Some(program),
             Err(error) => {
                 let detail = format!("compilation failed: {error}");
-                errors.push(field::invalid(&path.child(name), &internal_form(raw), &detail));
+                errors.push(field::invalid_struct(&path.child(name), &internal_form(raw), &detail));
                 None
             }
         };
@@ -141,18 +141,17 @@ impl Rule {
 }
 
 /// A rule as the API server prints it in errors: with the field names of its internal type.
-fn internal_form(raw: &Value) -> Value {
+fn internal_form(raw: &Value) -> String {
     let text = |name: &str| raw.get(name).cloned().unwrap_or_else(|| "".into());
     let any = |name: &str| raw.get(name).cloned().unwrap_or(Value::Null);
-    let entries = [
+    field::go_struct(&[
         ("Rule", text("rule")),
         ("Message", text("message")),
         ("MessageExpression", text("messageExpression")),
         ("Reason", any("reason")),
         ("FieldPath", text("fieldPath")),
         ("OptionalOldSelf", any("optionalOldSelf")),
-    ];
-    Value::Object(entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    ])
 }
 
 /// A schema's type as rule failures show it; int-or-string has none.
