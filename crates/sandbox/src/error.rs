@@ -153,6 +153,8 @@ pub enum Reason {
     TooManyRequests,
     /// 500.
     InternalError,
+    /// 500 without a reason.
+    Unknown,
     /// 503.
     ServiceUnavailable,
     /// 504: the server could not answer in time; the client should try again.
@@ -180,6 +182,7 @@ impl Reason {
             Self::Invalid => "Invalid",
             Self::TooManyRequests => "TooManyRequests",
             Self::InternalError => "InternalError",
+            Self::Unknown => "",
             Self::ServiceUnavailable => "ServiceUnavailable",
             Self::ServerTimeout => "ServerTimeout",
             Self::Timeout => "Timeout",
@@ -201,7 +204,7 @@ impl Reason {
             Self::UnsupportedMediaType => 415,
             Self::Invalid => 422,
             Self::TooManyRequests => 429,
-            Self::InternalError => 500,
+            Self::InternalError | Self::Unknown => 500,
             Self::ServiceUnavailable => 503,
             Self::Timeout | Self::ServerTimeout => 504,
         }
@@ -220,6 +223,8 @@ pub struct ApiError {
     pub details: Value,
     /// Seconds for `Retry-After` and `details.retryAfterSeconds`.
     pub retry_after: Option<u32>,
+    /// `metadata.continue`: how a list whose token has expired may go on.
+    pub list_continue: Option<String>,
 }
 
 /// The text of a conflict with a concurrent change.
@@ -229,7 +234,7 @@ pub const MODIFIED: &str =
 impl ApiError {
     /// An error with a reason and a text and no details.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), details: Value::Null, retry_after: None }
+        Self { reason, message: message.into(), details: Value::Null, retry_after: None, list_continue: None }
     }
 
     /// 400.
@@ -365,6 +370,11 @@ impl ApiError {
         error
     }
 
+    /// 500 without a machine-readable reason, as the API server answers errors it does not expect.
+    pub fn unexplained(message: impl Into<String>) -> Self {
+        Self::new(Reason::Unknown, message)
+    }
+
     /// The error with `details` naming group, kind (or plural resource) and object.
     #[must_use]
     pub fn details(mut self, group: &str, kind: &str, name: &str) -> Self {
@@ -388,12 +398,15 @@ impl ApiError {
         let mut status = json!({
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": self.list_continue.as_ref().map_or_else(|| json!({}), |token| json!({"continue": token})),
             "status": "Failure",
             "message": self.message,
             "reason": self.reason.name(),
             "code": self.code(),
         });
+        if let (Reason::Unknown, Some(map)) = (self.reason, status.as_object_mut()) {
+            map.remove("reason");
+        }
         let mut details = self.details.clone();
         if let Some(seconds) = self.retry_after {
             if details.is_null() {

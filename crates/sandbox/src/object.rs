@@ -76,3 +76,13 @@ pub fn set_meta(object: &mut Value, field: &str, value: Value) {
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object.get("metadata").and_then(|meta| meta.get(field)).and_then(Value::as_str).unwrap_or_default()
 }
+
+/// A time as it stands in metadata: RFC 3339 in UTC, whole seconds.
+pub fn time(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Sets one field at the root of an object.
+pub fn set(object: &mut Value, field: &str, value: Value) {
+    map_mut(object).insert(field.to_owned(), value);
+}

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::error::{ApiError, Reason};
 
 fn failure(reason: Reason, message: impl Into<String>) -> ApiError {
-    ApiError { reason, message: message.into(), details: Value::Null, retry_after: None }
+    ApiError::new(reason, message)
 }
 
 /// What Go calls the type of a JSON value, as its decoder's messages do.

@@ -1,0 +1,387 @@
+//! Delete: at once, gracefully, or as soon as finalizers let go.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::answer::{Answer, write_list};
+use super::decode;
+use super::handler::Call;
+use super::read::{self, Selection};
+use super::storage::{Refused, Stored, lock};
+use crate::error::{ApiError, FieldError};
+use crate::object;
+
+/// `metav1.DeleteOptions`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) grace: Option<i64>,
+    pub(crate) uid: Option<String>,
+    pub(crate) resource_version: Option<String>,
+    pub(crate) propagation: Option<String>,
+    pub(crate) orphan: Option<bool>,
+    pub(crate) dry_run: bool,
+}
+
+impl Options {
+    /// From the body, or from the query when there is none.
+    pub(crate) fn of(call: &Call) -> Result<Self, ApiError> {
+        let mut options = if call.body.is_empty() {
+            let text = |key: &str| Some(call.query.get(key).to_owned()).filter(|text| !text.is_empty());
+            Self {
+                grace: read::number_parameter(call, "gracePeriodSeconds")?,
+                propagation: text("propagationPolicy"),
+                orphan: text("orphanDependents").map(|_| call.query.flag("orphanDependents")),
+                ..Self::default()
+            }
+        } else {
+            Self::from_value(&decode::parse(call, "DeleteOptions")?)
+        };
+        options.dry_run |= call.info.dry_run;
+        options.check()?;
+        Ok(options)
+    }
+
+    /// From a `DeleteOptions` object.
+    pub(crate) fn from_value(value: &Value) -> Self {
+        let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        Self {
+            grace: value.get("gracePeriodSeconds").and_then(Value::as_i64),
+            uid: text("/preconditions/uid"),
+            resource_version: text("/preconditions/resourceVersion"),
+            propagation: text("/propagationPolicy"),
+            orphan: value.get("orphanDependents").and_then(Value::as_bool),
+            dry_run: value
+                .get("dryRun")
+                .and_then(Value::as_array)
+                .is_some_and(|list| list.iter().any(|one| one == "All")),
+        }
+    }
+
+    fn check(&self) -> Result<(), ApiError> {
+        let mut errors = Vec::new();
+        if let Some(policy) = &self.propagation {
+            if self.orphan.is_some() {
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                errors.push(FieldError::invalid("propagationPolicy", &policy.as_str().into(), why));
+            }
+            let known = ["Foreground", "Background", "Orphan"];
+            if !known.contains(&policy.as_str()) {
+                let listed = ["Foreground", "Background", "Orphan", "nil"];
+                errors.push(FieldError::not_supported("propagationPolicy", &policy.as_str().into(), &listed));
+            }
+        }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", &errors))
+    }
+}
+
+/// What a delete did.
+pub(crate) enum Deleted {
+    /// The object is gone; its last state.
+    Gone(Arc<Stored>),
+    /// It is marked and waits for its grace period, finalizers or namespace content.
+    Waiting(Arc<Stored>),
+}
+
+/// DELETE of one object.
+pub(crate) async fn one(call: &Arc<Call>) -> Result<Answer, ApiError> {
+    let options = Options::of(call)?;
+    if call.resource.plural == "namespaces"
+        && call.resource.group.is_empty()
+        && matches!(call.info.name.as_str(), "default" | "kube-system" | "kube-public")
+    {
+        return Err(ApiError::forbidden(
+            &call.resource,
+            &call.info.name,
+            "this namespace may not be deleted",
+        ));
+    }
+    match delete(call, &call.key(), &call.info.name, &options).await? {
+        Deleted::Waiting(stored) => {
+            // Who asked explicitly not to orphan is told that the deletion is only accepted.
+            let status = if options.orphan == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK };
+            read::answer(call, status, stored).await
+        }
+        Deleted::Gone(stored) if returns_object(call) => read::answer(call, StatusCode::OK, stored).await,
+        Deleted::Gone(stored) => Ok(Answer::ok(&success(call, &stored))),
+    }
+}
+
+/// Kinds whose last state is the answer to their deletion; for others it is a Status.
+fn returns_object(call: &Call) -> bool {
+    let resource = &call.resource;
+    matches!(
+        (resource.group.as_str(), resource.plural.as_str()),
+        (
+            "",
+            "pods"
+                | "services"
+                | "namespaces"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "podtemplates"
+                | "resourcequotas"
+                | "serviceaccounts"
+        ) | (
+            "storage.k8s.io",
+            "storageclasses" | "csidrivers" | "csinodes" | "volumeattachments" | "volumeattributesclasses"
+        ) | ("resource.k8s.io", _)
+    )
+}
+
+fn success(call: &Call, stored: &Stored) -> Value {
+    let mut details = json!({
+        "name": object::name(&stored.value),
+        "kind": call.resource.plural,
+        "uid": object::uid(&stored.value),
+    });
+    if !call.resource.group.is_empty() {
+        object::set(&mut details, "group", Value::from(call.resource.group.as_str()));
+    }
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+/// DELETE of a collection.
+pub(crate) async fn collection(call: &Arc<Call>) -> Result<Answer, ApiError> {
+    let options = Options::of(call)?;
+    let selection = Selection::of(call)?;
+    let (meant, rv): (Vec<(Arc<str>, Arc<Stored>)>, u64) = {
+        let store = lock(&call.server.0.store);
+        let meant = store
+            .scan(&call.table, &selection.prefix, None)
+            .filter(|(_, stored)| selection.matches(&stored.value))
+            .map(|(key, stored)| (Arc::clone(key), Arc::clone(stored)))
+            .collect();
+        (meant, store.rv())
+    };
+    let mut last = Vec::with_capacity(meant.len());
+    for (key, stored) in meant {
+        match delete(call, &key, object::name(&stored.value), &options).await {
+            Ok(Deleted::Gone(stored) | Deleted::Waiting(stored)) => last.push(stored),
+            Err(error) if error.code() == 404 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let last = super::convert::shown(call, last).await?;
+    let meta = json!({"resourceVersion": rv.to_string()});
+    let body = write_list(&call.resource, &call.info.version, call.accept.form, &meta, &last);
+    Ok(Answer::Json(StatusCode::OK, body))
+}
+
+/// Deletes an object of the call's resource as the options say.
+pub(crate) async fn delete(
+    call: &Call,
+    key: &str,
+    name: &str,
+    options: &Options,
+) -> Result<Deleted, ApiError> {
+    loop {
+        let found = lock(&call.server.0.store).get(&call.table, key);
+        let current = found.ok_or_else(|| ApiError::not_found(&call.resource, name))?;
+        check_preconditions(call, name, &current.value, options)?;
+        super::pipeline::delete(call, &current.value).await?;
+        let step = next(call, &current.value, options, call.server.now());
+        if options.dry_run {
+            return Ok(match step {
+                Step::Wait => Deleted::Waiting(current),
+                Step::Mark(value) => Deleted::Waiting(Stored::as_is(value, current.rv)),
+                Step::Remove => Deleted::Gone(current),
+            });
+        }
+        let (outcome, gone) = {
+            let mut store = lock(&call.server.0.store);
+            match step {
+                Step::Wait => return Ok(Deleted::Waiting(current)),
+                Step::Mark(value) if value == current.value => return Ok(Deleted::Waiting(current)),
+                Step::Mark(value) => (store.replace(&call.table, key, current.rv, value), false),
+                Step::Remove => (store.remove(&call.table, key, current.rv, None), true),
+            }
+        };
+        match outcome {
+            Ok(stored) if gone => {
+                call.server.removed(call, &stored);
+                return Ok(Deleted::Gone(stored));
+            }
+            Ok(stored) => {
+                call.server.stored(call, &stored);
+                return Ok(Deleted::Waiting(stored));
+            }
+            Err(Refused::Changed | Refused::Exists) => {}
+        }
+    }
+}
+
+fn check_preconditions(call: &Call, name: &str, current: &Value, options: &Options) -> Result<(), ApiError> {
+    // The API server names the kind here where it names the resource elsewhere.
+    let conflict = |why: String| {
+        let resource = &call.resource;
+        let qualified = if resource.group.is_empty() {
+            resource.kind.clone()
+        } else {
+            format!("{}.{}", resource.kind, resource.group)
+        };
+        let text = format!("Operation cannot be fulfilled on {qualified} {name:?}: {why}");
+        ApiError::new(crate::error::Reason::Conflict, text).details(&resource.group, &resource.kind, name)
+    };
+    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != object::uid(current)) {
+        let own = object::uid(current);
+        return Err(conflict(format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({own}). The object might have been deleted and then recreated"
+        )));
+    }
+    let own = object::resource_version(current);
+    if let Some(rv) = options.resource_version.as_deref().filter(|rv| *rv != own) {
+        return Err(conflict(format!(
+            "the ResourceVersion in the precondition ({rv}) does not match the ResourceVersion in record ({own}). The object might have been modified"
+        )));
+    }
+    Ok(())
+}
+
+enum Step {
+    /// It waits already.
+    Wait,
+    /// It becomes this and waits.
+    Mark(Value),
+    /// It goes at once.
+    Remove,
+}
+
+/// What a delete of an object in this state does.
+fn next(call: &Call, current: &Value, options: &Options, now: Timestamp) -> Step {
+    let mut value = current.clone();
+    let graceful = match grace(call, current, options, now) {
+        Grace::Pending => return Step::Wait,
+        Grace::None => false,
+        Grace::Until(at, seconds) => {
+            if !object::is_deleting(current) {
+                raise_generation(&mut value);
+            }
+            object::set_meta(&mut value, "deletionTimestamp", Value::from(object::time(at)));
+            object::set_meta(&mut value, "deletionGracePeriodSeconds", Value::from(seconds));
+            true
+        }
+    };
+    let finalizers = finalizers(current, options);
+    let held = !finalizers.is_empty() || holds_namespace(call, current);
+    object::set_meta(
+        &mut value,
+        "finalizers",
+        if finalizers.is_empty() { Value::Null } else { Value::from(finalizers) },
+    );
+    if graceful {
+        let seconds = value.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+        return if held || seconds != Some(0) { Step::Mark(value) } else { Step::Remove };
+    }
+    if !held {
+        return Step::Remove;
+    }
+    if !object::is_deleting(current) {
+        raise_generation(&mut value);
+        object::set_meta(&mut value, "deletionTimestamp", Value::from(object::time(now)));
+    }
+    if call.resource.plural == "namespaces" && call.resource.group.is_empty() {
+        // Namespaces show their end in their phase and have no grace period.
+        let root = object::meta_mut(&mut value);
+        root.remove("deletionGracePeriodSeconds");
+        if let Some(status) = value.as_object_mut() {
+            object::child_mut(status, "status").insert("phase".to_owned(), Value::from("Terminating"));
+        }
+    } else {
+        object::set_meta(&mut value, "deletionGracePeriodSeconds", Value::from(0));
+    }
+    Step::Mark(value)
+}
+
+fn holds_namespace(call: &Call, current: &Value) -> bool {
+    call.resource.plural == "namespaces"
+        && call.resource.group.is_empty()
+        && current.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+}
+
+fn raise_generation(value: &mut Value) {
+    let generation = value.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+    if generation > 0 {
+        object::set_meta(value, "generation", Value::from(generation + 1));
+    }
+}
+
+enum Grace {
+    /// The kind has no grace period, or it is over.
+    None,
+    /// The object waits for its end already, and not longer than now asked.
+    Pending,
+    /// It may live until then.
+    Until(Timestamp, i64),
+}
+
+/// The grace period of a deletion; only pods have one.
+fn grace(call: &Call, current: &Value, options: &Options, now: Timestamp) -> Grace {
+    if call.resource.plural != "pods" || !call.resource.group.is_empty() {
+        return Grace::None;
+    }
+    let asked = options.grace.map(|seconds| if seconds < 0 { 1 } else { seconds });
+    let later = |from: Timestamp, seconds: i64| {
+        from.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+    };
+    if object::is_deleting(current) {
+        let running =
+            current.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+        if running == 0 {
+            return Grace::None;
+        }
+        let Some(mut seconds) = asked.filter(|asked| *asked < running) else { return Grace::Pending };
+        let end = current.pointer("/metadata/deletionTimestamp").and_then(Value::as_str);
+        let end = end.and_then(|text| text.parse::<Timestamp>().ok()).unwrap_or(now);
+        let mut at = later(end, seconds - running);
+        if at < now {
+            at = now;
+            if seconds != 0 {
+                seconds = 1;
+            }
+        }
+        return Grace::Until(at, seconds);
+    }
+    let text = |pointer: &str| current.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let mut seconds = asked
+        .or_else(|| current.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64))
+        .unwrap_or(30);
+    // A pod that never ran or has ended needs no time.
+    if text("/spec/nodeName").is_empty() || matches!(text("/status/phase"), "Succeeded" | "Failed") {
+        seconds = 0;
+    }
+    Grace::Until(later(now, seconds), seconds.max(0))
+}
+
+/// The finalizers the object has while it goes: its own, and what the garbage collector has to do for its dependents.
+fn finalizers(current: &Value, options: &Options) -> Vec<String> {
+    let own: Vec<&str> = object::finalizers(current).collect();
+    if object::is_deleting(current) && options.propagation.is_none() && options.orphan.is_none() {
+        return own.into_iter().map(str::to_owned).collect();
+    }
+    let has = |name: &str| own.contains(&name);
+    let (orphan, foreground) = match (options.orphan, options.propagation.as_deref()) {
+        (Some(orphan), _) => (orphan, false),
+        (None, Some("Orphan")) => (true, false),
+        (None, Some("Foreground")) => (false, true),
+        (None, Some(_)) => (false, false),
+        (None, None) => (has("orphan"), has("foregroundDeletion")),
+    };
+    let mut kept: Vec<String> = own
+        .iter()
+        .filter(|one| **one != "orphan" && **one != "foregroundDeletion")
+        .map(|one| (*one).to_owned())
+        .collect();
+    if orphan {
+        kept.push("orphan".to_owned());
+    }
+    if foreground {
+        kept.push("foregroundDeletion".to_owned());
+    }
+    kept
+}

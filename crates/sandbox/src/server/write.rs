@@ -1,0 +1,279 @@
+//! Create, update and patch.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use kube::core::GroupVersionKind;
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::handler::Call;
+use super::storage::{Refused, Stored, lock};
+use super::{convert, decode, pipeline, read};
+use crate::error::{ApiError, MODIFIED, Reason};
+use crate::resource::Resource;
+use crate::{object, patch};
+
+/// How often a write without a resourceVersion is tried anew on what somebody else has written meanwhile.
+const TRIES: usize = 20;
+
+/// POST of an object.
+pub(crate) async fn create(call: &Arc<Call>) -> Result<Answer, ApiError> {
+    let value = decode::object(call)?;
+    let stored = create_object(call, value).await?;
+    read::answer(call, StatusCode::CREATED, stored).await
+}
+
+/// Stores a new object of the request's resource and version.
+pub(crate) async fn create_object(call: &Call, mut value: Value) -> Result<Arc<Stored>, ApiError> {
+    check_namespace(call, &value)?;
+    let given = object::resource_version(&value);
+    if !given.is_empty() && given != "0" {
+        return Err(ApiError::unexplained("resourceVersion should not be set on objects to be created"));
+    }
+    namespace_allows(call, &value)?;
+    let generated = object::name(&value).is_empty();
+    let mut tries = 8;
+    loop {
+        let mut attempt = value.clone();
+        pipeline::create(call, &mut attempt).await?;
+        let key = call.key_of(object::name(&attempt));
+        let name = object::name(&attempt).to_owned();
+        let attempt = convert::stored(call, attempt).await?;
+        // Between the check above and here the namespace may have begun to go.
+        namespace_allows(call, &attempt)?;
+        let outcome = {
+            let mut store = lock(&call.server.0.store);
+            if call.info.dry_run {
+                match store.get(&call.table, &key) {
+                    Some(_) => Err(Refused::Exists),
+                    None => Ok(Stored::as_is(attempt, 0)),
+                }
+            } else {
+                store.insert(&call.table, &key, attempt)
+            }
+        };
+        tries -= 1;
+        match outcome {
+            Ok(stored) => {
+                if !call.info.dry_run {
+                    call.server.stored(call, &stored);
+                }
+                return Ok(stored);
+            }
+            Err(_) if generated && tries > 0 => {}
+            Err(_) => return Err(ApiError::already_exists(&call.resource, &name)),
+        }
+        object::set_meta(&mut value, "name", Value::Null);
+    }
+}
+
+/// The object's namespace is that of the request.
+fn check_namespace(call: &Call, value: &Value) -> Result<(), ApiError> {
+    let given = object::namespace(value);
+    let wanted = if call.resource.namespaced { call.info.namespace.as_str() } else { "" };
+    if !given.is_empty() && given != wanted {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// New objects may be made in the request's namespace.
+fn namespace_allows(call: &Call, value: &Value) -> Result<(), ApiError> {
+    let namespace = &call.info.namespace;
+    if !call.resource.namespaced {
+        return Ok(());
+    }
+    let namespaces = call.server.registry().get("", "namespaces");
+    let found = lock(&call.server.0.store).get("namespaces", namespace);
+    let Some(found) = found else {
+        return Err(
+            namespaces.map_or_else(ApiError::unknown_path, |one| ApiError::not_found(&one, namespace))
+        );
+    };
+    if !object::is_deleting(&found.value) {
+        return Ok(());
+    }
+    let shown = match object::name(value) {
+        "" => value.pointer("/metadata/generateName").and_then(Value::as_str).unwrap_or_default(),
+        name => name,
+    };
+    let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+    let mut error = ApiError::forbidden(&call.resource, shown, &why);
+    if let Some(details) = error.details.as_object_mut() {
+        let cause = json!({
+            "reason": "NamespaceTerminating",
+            "message": format!("namespace {namespace} is being terminated"),
+            "field": "metadata.namespace",
+        });
+        details.insert("causes".to_owned(), json!([cause]));
+    }
+    Err(error)
+}
+
+/// PUT of an object.
+pub(crate) async fn update(call: &Arc<Call>) -> Result<Answer, ApiError> {
+    let value = decode::object(call)?;
+    check_name(call, &value)?;
+    check_namespace(call, &value)?;
+    let expected = object::resource_version(&value).to_owned();
+    let stored = change(call, &expected, |_| Ok(value.clone())).await?;
+    read::answer(call, StatusCode::OK, stored).await
+}
+
+fn check_name(call: &Call, value: &Value) -> Result<(), ApiError> {
+    let (given, wanted) = (object::name(value), call.info.name.as_str());
+    if given.is_empty() {
+        return Err(ApiError::bad_request("name must be provided"));
+    }
+    if given != wanted {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({wanted})"
+        )));
+    }
+    Ok(())
+}
+
+/// Changes the addressed object: `make` gets it in the request's version and returns what it is to become.
+///
+/// `expected` is the resourceVersion it must have; when empty, the change is made on whatever is there.
+pub(crate) async fn change(
+    call: &Call,
+    expected: &str,
+    make: impl Fn(&Value) -> Result<Value, ApiError>,
+) -> Result<Arc<Stored>, ApiError> {
+    let key = call.key();
+    for _ in 0..TRIES {
+        let current = lock(&call.server.0.store).get(&call.table, &key).ok_or_else(|| call.not_found())?;
+        if let Some(stored) = try_change(call, &key, expected, &current, &make).await? {
+            return Ok(stored);
+        }
+    }
+    Err(ApiError::conflict(&call.resource, &call.info.name, MODIFIED))
+}
+
+/// One try; `None` when somebody else was faster.
+async fn try_change(
+    call: &Call,
+    key: &str,
+    expected: &str,
+    current: &Arc<Stored>,
+    make: impl Fn(&Value) -> Result<Value, ApiError>,
+) -> Result<Option<Arc<Stored>>, ApiError> {
+    let conflict = |why: &str| ApiError::conflict(&call.resource, &call.info.name, why);
+    let old = convert::copy(call, current).await?;
+    let mut new = make(&old)?;
+    check_uid(call, &old, &new)?;
+    let given = object::resource_version(&new);
+    let pinned =
+        if expected.is_empty() { given != object::resource_version(&old) && !given.is_empty() } else { true };
+    let wanted = if expected.is_empty() { given } else { expected };
+    if pinned && wanted != object::resource_version(&old) {
+        if wanted.parse::<u64>().is_err() {
+            let bad = crate::error::FieldError::invalid(
+                "metadata.resourceVersion",
+                &wanted.into(),
+                "must be an unsigned integer",
+            );
+            return Err(ApiError::invalid_object(&call.resource, &call.info.name, &[bad]));
+        }
+        return Err(conflict(MODIFIED));
+    }
+    pipeline::update(call, &old, &mut new).await?;
+    object::set_meta(&mut new, "resourceVersion", Value::from(current.rv.to_string()));
+    let gone = object::is_deleting(&new) && may_go(&new);
+    let new = convert::stored(call, new).await?;
+    if new == current.value && !gone {
+        return Ok(Some(Arc::clone(current)));
+    }
+    if call.info.dry_run {
+        return Ok(Some(Stored::as_is(new, current.rv)));
+    }
+    let outcome = {
+        let mut store = lock(&call.server.0.store);
+        if gone {
+            store.remove(&call.table, key, current.rv, Some(new))
+        } else {
+            store.replace(&call.table, key, current.rv, new)
+        }
+    };
+    match outcome {
+        Ok(stored) => {
+            if gone {
+                call.server.removed(call, &stored);
+            } else {
+                call.server.stored(call, &stored);
+            }
+            Ok(Some(stored))
+        }
+        Err(_) if pinned && !expected.is_empty() => Err(conflict(MODIFIED)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Nothing holds back an object that is being deleted any more.
+fn may_go(value: &Value) -> bool {
+    let grace = value.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+    let held = value.get("kind").and_then(Value::as_str) == Some("Namespace")
+        && value.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    grace == 0 && !held && object::finalizers(value).next().is_none()
+}
+
+fn check_uid(call: &Call, old: &Value, new: &Value) -> Result<(), ApiError> {
+    let (given, own) = (object::uid(new), object::uid(old));
+    if given.is_empty() || given == own {
+        return Ok(());
+    }
+    let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {own}");
+    Err(ApiError::conflict(&call.resource, &call.info.name, &why))
+}
+
+/// PATCH of an object.
+pub(crate) async fn patch(call: &Arc<Call>) -> Result<Answer, ApiError> {
+    let stored = patch_object(call).await?;
+    read::answer(call, StatusCode::OK, stored).await
+}
+
+async fn patch_object(call: &Call) -> Result<Arc<Stored>, ApiError> {
+    let unsupported = || {
+        let mut error = ApiError::new(Reason::UnsupportedMediaType, "415: Unsupported Media Type");
+        error.details = json!({});
+        error
+    };
+    let body = match decode::media_type(call) {
+        "application/json-patch+json" | "application/merge-patch+json" => {
+            decode::patch_value(&call.body, false)?
+        }
+        "application/strategic-merge-patch+json" if !call.resource.custom => {
+            decode::patch_value(&call.body, false)?
+        }
+        _ => return Err(unsupported()),
+    };
+    let kind = gvk(&call.resource, &call.info.version);
+    change(call, "", |old| {
+        let mut new = match decode::media_type(call) {
+            "application/json-patch+json" => {
+                let mut new = old.clone();
+                patch::json(&mut new, &body)?;
+                new
+            }
+            "application/merge-patch+json" => {
+                let mut new = old.clone();
+                patch::merge(&mut new, &body);
+                new
+            }
+            _ => patch::strategic(&kind, old, &body)?,
+        };
+        decode::check_kind(call, &mut new)?;
+        check_name(call, &new)?;
+        Ok(new)
+    })
+    .await
+}
+
+/// Group, version and kind as the patch code names them.
+fn gvk(resource: &Resource, version: &str) -> GroupVersionKind {
+    GroupVersionKind::gvk(&resource.group, version, &resource.kind)
+}
