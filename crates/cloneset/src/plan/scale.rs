@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::SignedDuration;
 use kruise_common::key::ObjectKey;
 use kruise_common::lifecycle::{Lifecycle, LifecycleState, set_state};
 use kruise_common::patch::{PodEndpoint, PodPatch};
+use kruise_common::pod::PodView;
 use kruise_common::readiness::{LIFECYCLE_AGENT, PRE_DELETE_KEY, add_not_ready_key};
 use kruise_common::revision::Revision;
 use kruise_common::update_sort::deletion_order;
@@ -17,6 +20,8 @@ use crate::observed::Observed;
 
 /// How many candidates for an instance id are tried per pod before it is given up for this round.
 const ID_ATTEMPTS: usize = 100;
+/// How long a pod may be there after its grace period before its claims are given up: the node tells its end late.
+const LEAVING: SignedDuration = SignedDuration::from_secs(5);
 
 pub(super) fn plan(
     seen: &Observed,
@@ -85,7 +90,12 @@ fn held(seen: &Observed, row: &Row) -> bool {
 }
 
 fn create(seen: &Observed, diff: &Diff, rows: &[Row], ids: &mut dyn FnMut() -> String, plan: &mut Plan) {
-    let count = diff.up_limit.max(0) as usize;
+    let mut count = diff.up_limit.max(0) as usize;
+    if let Some((leaving, gone_in)) = leaving_with_claims(seen) {
+        // Their claims come free: a pod created now would start with empty volumes.
+        count = count.saturating_sub(leaving);
+        plan.wake(gone_in);
+    }
     let chosen = instance_ids(seen, count, ids);
     for (index, id) in chosen.iter().enumerate() {
         let update = index as i64 >= diff.up_old;
@@ -112,6 +122,27 @@ fn create(seen: &Observed, diff: &Diff, rows: &[Row], ids: &mut dyn FnMut() -> S
         waiting: Vec::new(),
         blockers: blockers(rows),
     });
+}
+
+/// How many terminating pods leave claims for their successors, and when the first has had the time it was given. One
+/// that is still there after that, such as on a lost node, is not waited for.
+fn leaving_with_claims(seen: &Observed) -> Option<(usize, Duration)> {
+    if !seen.settings.reuse_claims {
+        return None;
+    }
+    let kept: BTreeSet<&str> = seen
+        .claims
+        .iter()
+        .filter(|claim| claim.owned_by_set && !claim.terminating)
+        .map(|claim| &*claim.instance_id)
+        .collect();
+    let left = |pod: &Arc<PodView>| {
+        let id = instance_id(seen, pod)?;
+        let time = (pod.deleted? + LEAVING).duration_since(seen.now);
+        kept.contains(id).then(|| Duration::try_from(time).ok()).flatten().filter(|time| !time.is_zero())
+    };
+    let times: Vec<_> = seen.others.iter().filter_map(left).collect();
+    times.iter().min().map(|first| (times.len(), *first))
 }
 
 /// Ids that no existing pod has, in alphabetical order: first those of claims without a pod, if claims are reused.

@@ -196,6 +196,36 @@ fn claims_without_a_pod_are_reused() {
 }
 
 #[test]
+fn a_pod_that_leaves_claims_is_waited_for_as_long_as_its_grace_period() {
+    let mut seen = set(settings(2), [pod("web-00001").ready()]);
+    seen.settings.reuse_claims = true;
+    let claim = ClaimView {
+        key: ObjectKey::new("ns", "data-web-kept0"),
+        uid: Uid::from("kept0"),
+        instance_id: "kept0".into(),
+        owned_by_set: true,
+        terminating: false,
+    };
+    seen.claims = vec![Arc::new(claim)];
+    let mut leaving = pod("web-kept0");
+    leaving.0.deleted = Some(start_time() + SignedDuration::from_secs(30));
+    seen.others = vec![Arc::new(leaving.0.clone())];
+    let waiting = planned(&seen);
+    assert_eq!((told(&waiting), waiting.wake_in), (vec![], Some(Duration::from_secs(35))));
+    // Another missing pod does not wait with it.
+    seen.settings.replicas = 3;
+    assert_eq!(told(&planned(&seen)), ["create web-00002 at web-b"]);
+    seen.settings.replicas = 2;
+    seen.settings.reuse_claims = false;
+    assert_eq!(told(&planned(&seen)).last().unwrap(), "create web-00002 at web-b");
+    seen.settings.reuse_claims = true;
+    seen.now = start_time() + SignedDuration::from_secs(35);
+    assert_eq!(told(&planned(&seen)), ["create web-00002 at web-b"], "it does not go");
+    seen.others.clear();
+    assert_eq!(told(&planned(&seen)), ["create web-kept0 at web-b"]);
+}
+
+#[test]
 fn a_new_pod_gets_all_its_first_values_in_one_write() {
     let mut fresh = pod("web-1").state("PreparingNormal");
     fresh.0.readiness_gates = ["InPlaceUpdateReady".into(), "KruisePodReady".into()].into();
