@@ -4,11 +4,13 @@
 //! A spec states what it waits for in words; when that does not happen in time, the error carries those words and the
 //! world as it was: the set's status, its pods and the events.
 
+mod manager;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
+use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
@@ -16,6 +18,8 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::Instant;
+
+pub use manager::{Manager, PutBack, cluster, seen};
 
 /// The name of the CloneSet of every spec; each has a namespace of its own.
 pub const SET: &str = "demo";
@@ -225,11 +229,6 @@ impl Snapshot {
     }
 }
 
-/// The pods of the namespace the manager runs in.
-pub async fn manager_pods() -> Result<Api<Pod>> {
-    Ok(Api::namespaced(Client::try_default().await?, "kruise-system"))
-}
-
 /// The place of one spec: a namespace that goes when the spec ends.
 pub struct Place {
     client: Client,
@@ -273,6 +272,16 @@ impl Place {
             &self.name,
             &ApiResource::from_gvk_with_plural(&kind, "clonesets"),
         )
+    }
+
+    /// The client of the spec.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The claims of the namespace, in order of names, and whether they are being deleted.
+    pub async fn claims(&self) -> Result<Vec<PersistentVolumeClaim>> {
+        Ok(Api::namespaced(self.client(), &self.name).list(&ListParams::default()).await?.items)
     }
 
     /// The pods of the namespace.
@@ -332,7 +341,7 @@ impl Place {
         self.until(what, deadline, |_| true, done).await
     }
 
-    /// Waits until `done`, while `invariant` holds in every sample.
+    /// Waits until `done`, while `invariant` holds in every sample. An API server that does not answer gives none.
     pub async fn until(
         &self,
         what: &str,
@@ -342,7 +351,13 @@ impl Place {
     ) -> Result<Snapshot> {
         let end = Instant::now() + deadline;
         loop {
-            let now = self.now().await?;
+            let now = match self.now().await {
+                Err(error) if Instant::now() < end && is_outage(&error) => {
+                    tokio::time::sleep(POLL).await;
+                    continue;
+                }
+                now => now?,
+            };
             if !invariant(&now) {
                 bail!("an invariant broke while waiting until {what}\n{}", self.world(&now).await);
             }
@@ -439,6 +454,15 @@ impl Place {
             );
         }
         text
+    }
+}
+
+/// Whether the API server did not answer, or answered that it cannot yet.
+fn is_outage(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => status.code >= 500 || status.code == 429,
+        Some(_) => true,
+        None => false,
     }
 }
 

@@ -1,0 +1,185 @@
+//! Claim templates of a CloneSet, with volumes that are really made, mounted and removed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kruise_e2e::{Place, PodView as _, SET, Snapshot, clone_set, container, merged, seen, with_image};
+use serde_json::{Value, json};
+
+const ONE: &str = "kruise.test/demo:1";
+const TWO: &str = "kruise.test/demo:2";
+const ID: &str = "apps.kruise.io/cloneset-instance-id";
+/// A volume is made by a pod of its own.
+const VOLUME: Duration = Duration::from_mins(1);
+
+fn with_claims(replicas: i32, reuse: bool) -> Value {
+    let main = merged(container(ONE), &json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}));
+    merged(
+        clone_set(replicas, ONE),
+        &json!({"spec": {
+            "scaleStrategy": {"enablePVCReuse": reuse},
+            "template": {"spec": {"containers": [main]}},
+            "volumeClaimTemplates": [{
+                "metadata": {"name": "data"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}},
+            }],
+        }}),
+    )
+}
+
+/// Creates the set, and waits until its pods are available with their volumes.
+async fn start(set: &Value) -> Result<(Place, Snapshot)> {
+    let replicas = set.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1) as usize;
+    let place = Place::new().await?;
+    place.create(set).await?;
+    let now = place.eventually("the pods have their volumes", VOLUME, |now| now.settled(replicas)).await?;
+    Ok((place, now))
+}
+
+/// Name and UID of every claim that is not being deleted.
+async fn claims(place: &Place) -> Result<BTreeMap<String, String>> {
+    let kept = |claim: PersistentVolumeClaim| {
+        let meta = claim.metadata;
+        meta.deletion_timestamp.is_none().then_some((meta.name?, meta.uid?))
+    };
+    Ok(place.claims().await?.into_iter().filter_map(kept).collect())
+}
+
+fn claim_of(pod: &str) -> String {
+    format!("data-{pod}")
+}
+
+/// Waits until the claims are those of the set's pods and no others, the deleted ones gone altogether.
+async fn one_claim_a_pod(place: &Place, now: &Snapshot) -> Result<BTreeMap<String, String>> {
+    let wanted: Vec<_> = now.pods().iter().map(|pod| claim_of(pod.name())).collect();
+    seen(&format!("the claims are {wanted:?}"), VOLUME, async || {
+        let there = claims(place).await?;
+        let all = place.claims().await?.len();
+        Ok((all == wanted.len() && there.keys().eq(&wanted)).then_some(there))
+    })
+    .await
+}
+
+async fn write(place: &Place, pod: &str, text: &str) -> Result<()> {
+    place.kubectl(&["exec", pod, "--", "sh", "-c", &format!("echo {text} >/data/text")]).await.map(drop)
+}
+
+async fn read(place: &Place, pod: &str) -> Result<String> {
+    place.kubectl(&["exec", pod, "--", "cat", "/data/text"]).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn each_pod_has_a_bound_claim_of_its_own_that_outlives_an_in_place_update() -> Result<()> {
+    let (place, before) = start(&with_claims(2, false)).await?;
+    let had = one_claim_a_pod(&place, &before).await?;
+    let set = before.set["metadata"]["uid"].as_str();
+    for claim in place.claims().await? {
+        let name = claim.metadata.name.clone().unwrap_or_default();
+        let id = name.rsplit('-').next().unwrap_or_default();
+        let labels = claim.metadata.labels.clone().unwrap_or_default();
+        ensure!(labels.get(ID).map(String::as_str) == Some(id), "{name}: {labels:?}");
+        ensure!(labels.get("app").map(String::as_str) == Some(SET), "{name}: {labels:?}");
+        let owners = claim.metadata.owner_references.clone().unwrap_or_default();
+        ensure!(owners.len() == 1 && Some(&*owners[0].uid) == set, "{name}: {owners:?}");
+        let phase = claim.status.and_then(|status| status.phase).unwrap_or_default();
+        ensure!(phase == "Bound", "{name} is {phase}");
+    }
+    for pod in before.pods() {
+        write(&place, pod.name(), pod.name()).await?;
+    }
+    let main = merged(container(TWO), &json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}));
+    place.patch(&json!({"spec": {"template": {"spec": {"containers": [main]}}}})).await?;
+    let after = place
+        .eventually("all pods run the new image", VOLUME, |now| now.running(TWO) == 2 && now.settled(2))
+        .await?;
+    place.check(&after, "in the same pods", after.uids() == before.uids()).await?;
+    for pod in after.pods() {
+        ensure!(place.version_inside(pod.name()).await? == "2", "{} runs the old image", pod.name());
+        ensure!(read(&place, pod.name()).await? == pod.name(), "{} has another volume", pod.name());
+    }
+    ensure!(one_claim_a_pod(&place, &after).await? == had, "the claims were replaced");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn scaling_in_and_a_specified_deletion_take_the_claim_with_the_pod() -> Result<()> {
+    let (place, before) = start(&with_claims(3, true)).await?;
+    let had = one_claim_a_pod(&place, &before).await?;
+    place.scale(2).await?;
+    let two = place.eventually("two pods are left", VOLUME, |now| now.settled(2)).await?;
+    let left = one_claim_a_pod(&place, &two).await?;
+    ensure!(left.iter().all(|(name, uid)| had.get(name) == Some(uid)), "{had:?} became {left:?}");
+    let victim = two.pods()[0].name().to_owned();
+    let mark = json!({"metadata": {"labels": {"apps.kruise.io/specified-delete": "true"}}});
+    place.patch_pod(&victim, &mark).await?;
+    let after = place
+        .eventually("the marked pod is replaced", VOLUME, |now| {
+            now.settled(2) && !now.pods().iter().any(|pod| pod.name() == victim)
+        })
+        .await?;
+    let replaced = one_claim_a_pod(&place, &after).await?;
+    let kept = replaced.iter().filter(|(name, uid)| left.get(*name) == Some(uid)).count();
+    ensure!(kept == 1, "{left:?} became {replaced:?}");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn a_recreating_update_gives_every_pod_a_new_claim() -> Result<()> {
+    let set = merged(
+        with_claims(2, true),
+        &json!({"spec": {"updateStrategy": {"rollingUpdate": {"podUpdatePolicy": "ReCreate", "maxUnavailable": 1}}}}),
+    );
+    let (place, before) = start(&set).await?;
+    let had = one_claim_a_pod(&place, &before).await?;
+    place.patch(&with_image(TWO)).await?;
+    let after = place
+        .eventually("all pods run the new image", VOLUME, |now| now.running(TWO) == 2 && now.settled(2))
+        .await?;
+    let has = one_claim_a_pod(&place, &after).await?;
+    ensure!(has.values().all(|uid| had.values().all(|old| old != uid)), "{had:?} became {has:?}");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn with_reuse_a_pod_deleted_by_hand_comes_back_with_its_name_and_its_data() -> Result<()> {
+    let (place, before) = start(&with_claims(2, true)).await?;
+    let had = one_claim_a_pod(&place, &before).await?;
+    let victim = before.pods()[0].clone();
+    write(&place, victim.name(), "kept").await?;
+    place.delete_pod(victim.name()).await?;
+    let after = place
+        .eventually("there are two pods again", VOLUME, |now| {
+            now.settled(2) && !now.uids().iter().any(|uid| uid == victim.uid())
+        })
+        .await?;
+    let back = after.pods().into_iter().find(|pod| pod.name() == victim.name());
+    place.check(&after, "one has the name of the deleted one", back.is_some()).await?;
+    ensure!(read(&place, victim.name()).await? == "kept", "the data are gone");
+    ensure!(one_claim_a_pod(&place, &after).await? == had, "the claims were replaced");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn without_reuse_the_claim_of_a_pod_deleted_by_hand_goes_with_it() -> Result<()> {
+    let (place, before) = start(&with_claims(2, false)).await?;
+    let had = one_claim_a_pod(&place, &before).await?;
+    let victim = before.pods().first().context("no pod")?.name().to_owned();
+    place.delete_pod(&victim).await?;
+    let after = place
+        .eventually("another pod is there", VOLUME, |now| {
+            now.settled(2) && !now.pods().iter().any(|pod| pod.name() == victim)
+        })
+        .await?;
+    let has = one_claim_a_pod(&place, &after).await?;
+    ensure!(!has.contains_key(&claim_of(&victim)), "{has:?}");
+    let kept = has.iter().filter(|(name, uid)| had.get(*name) == Some(uid)).count();
+    ensure!(kept == 1, "{had:?} became {has:?}");
+    Ok(())
+}
