@@ -1,1 +1,86 @@
-//! What the server does for built-in kinds beyond their schema: defaults, validation, what an update may change.
+//! What the API server does with the fields of built-in kinds: defaults, generations, which part of an object a
+//! subresource may write, validation and immutability, in the API server's words.
+//!
+//! The order in which a write passes: [`decode`] (types, unknown fields), `prepare_*` (defaults, what the server sets
+//! itself), admission, `validate_*`. Custom resources pass through the same functions for their metadata.
+
+mod check;
+mod convert;
+mod defaults;
+mod meta;
+mod names;
+mod pod_spec;
+mod pod_update;
+mod prepare;
+mod quantity;
+mod template;
+mod validate;
+mod volumes;
+mod wire;
+mod wire_types;
+mod workloads;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::error::{ApiError, FieldError};
+use crate::resource::Resource;
+use check::Checks;
+
+pub use convert::convert;
+
+/// Reads an object of a built-in kind as the API server does: wrong JSON types are refused, unknown fields are removed
+/// and their paths (`spec.foo`) answered, nulls and empty values go as they do in the API server's own structures.
+///
+/// The fields of custom resources are not looked at: their schema decides ([`crate::schema`]).
+///
+/// # Errors
+/// 400 with the text of the API server's decoder when a value has another type than its field.
+pub fn decode(resource: &Resource, version: &str, object: &mut Value) -> Result<Vec<String>, ApiError> {
+    wire::decode(resource, version, object)
+}
+
+/// Makes a new object what the server would store: defaults, first generation, empty status, fields the server sets.
+///
+/// `metadata.name`, `namespace` and `uid` must be set already: a Job's labels are made of them.
+pub fn prepare_create(resource: &Resource, object: &mut Value, now: Timestamp) {
+    prepare::create(resource, object, now);
+}
+
+/// Makes an updated object what the server would store: the parts that this (sub)resource may not write come from
+/// `old`, and the generation rises if what is desired has changed.
+pub fn prepare_update(resource: &Resource, subresource: Option<&str>, old: &Value, new: &mut Value) {
+    prepare::update(resource, subresource, old, new);
+}
+
+/// What is wrong with an object to be created.
+pub fn validate_create(resource: &Resource, object: &Value) -> Vec<FieldError> {
+    let mut checks = Checks::default();
+    meta::create(resource, object, &mut checks);
+    if !resource.custom {
+        validate::create(resource, object, &mut checks);
+    }
+    checks.0
+}
+
+/// What is wrong with an update of `old` to `new` through the object itself or one of its subresources.
+pub fn validate_update(
+    resource: &Resource,
+    subresource: Option<&str>,
+    old: &Value,
+    new: &Value,
+) -> Vec<FieldError> {
+    let mut checks = Checks::default();
+    meta::update(new, old, &mut checks);
+    if !resource.custom {
+        validate::update(resource, subresource, old, new, &mut checks);
+    }
+    checks.0
+}
+
+/// What is wrong with a pod template at `path`, as in a `PodTemplate` or a workload.
+pub fn validate_template(template: &Value, path: &str) -> Vec<FieldError> {
+    let mut checks = Checks::default();
+    pod_spec::template(template, path, &mut checks);
+    checks.0
+}
