@@ -43,12 +43,11 @@ fn rename(fields: &mut Map<String, Value>, names: &[(&str, &str)]) {
 }
 
 fn autoscaler_to_two(fields: &mut Map<String, Value>) {
-    if let Some(spec) = fields.get_mut("spec").and_then(Value::as_object_mut) {
-        if let Some(percent) = spec.remove("targetCPUUtilizationPercentage") {
-            let cpu =
-                json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}});
-            spec.insert("metrics".to_owned(), json!([{"type": "Resource", "resource": cpu}]));
-        }
+    if let Some(spec) = fields.get_mut("spec").and_then(Value::as_object_mut)
+        && let Some(percent) = spec.remove("targetCPUUtilizationPercentage")
+    {
+        let cpu = json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}});
+        spec.insert("metrics".to_owned(), json!([{"type": "Resource", "resource": cpu}]));
     }
     if let Some(status) = fields.get_mut("status").and_then(Value::as_object_mut) {
         let percent = status.remove("currentCPUUtilizationPercentage");

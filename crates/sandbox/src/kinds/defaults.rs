@@ -149,10 +149,10 @@ fn stateful_set(object: &mut Value) {
             strategy.insert("type".to_owned(), json!("RollingUpdate"));
             default_to(strategy, "rollingUpdate", json!({}));
         }
-        if strategy.get("type").is_some_and(|kind| kind == "RollingUpdate") {
-            if let Some(update) = strategy.get_mut("rollingUpdate").and_then(Value::as_object_mut) {
-                default_to(update, "partition", 0);
-            }
+        if strategy.get("type").is_some_and(|kind| kind == "RollingUpdate")
+            && let Some(update) = strategy.get_mut("rollingUpdate").and_then(Value::as_object_mut)
+        {
+            default_to(update, "partition", 0);
         }
     }
     default_to(spec, "persistentVolumeClaimRetentionPolicy", json!({}));

@@ -156,8 +156,7 @@ fn name_errors(resource: &Resource, name: &str, prefix: bool) -> Vec<String> {
     };
     match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "services") => names::dns_1035_label(&masked),
-        ("", "namespaces") => names::dns_label(&masked),
-        ("apps", "statefulsets") => names::dns_label(&masked),
+        ("", "namespaces") | ("apps", "statefulsets") => names::dns_label(&masked),
         ("rbac.authorization.k8s.io", _) | ("", "events" | "componentstatuses") => {
             names::path_segment(name, prefix)
         }

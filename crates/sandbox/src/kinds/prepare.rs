@@ -120,14 +120,20 @@ fn counts_generations(key: (&str, &str)) -> bool {
 fn starts_without_status(key: (&str, &str)) -> bool {
     matches!(
         key,
-        ("apps", _)
-            | ("batch", _)
-            | ("policy", _)
-            | ("autoscaling", _)
-            | ("networking.k8s.io", "ingresses" | "servicecidrs")
+        (
+            "apps"
+                | "batch"
+                | "policy"
+                | "autoscaling"
+                | "apiextensions.k8s.io"
+                | "certificates.k8s.io"
+                | "storage.k8s.io"
+                | "resource.k8s.io"
+                | "admissionregistration.k8s.io"
+                | "flowcontrol.apiserver.k8s.io",
+            _
+        ) | ("networking.k8s.io", "ingresses" | "servicecidrs")
             | ("", "replicationcontrollers" | "services" | "resourcequotas")
-            | ("apiextensions.k8s.io" | "certificates.k8s.io" | "storage.k8s.io" | "resource.k8s.io", _)
-            | ("admissionregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _)
     )
 }
 
@@ -149,11 +155,10 @@ fn keep_metadata(old: &Value, new: &mut Value) {
         Some(value) if always || meta.get(field).is_none_or(|new| new.is_null() || new == "") => {
             meta.insert(field.to_owned(), value.clone());
         }
-        Some(_) => {}
         None if field == "generation" => {
             meta.remove(field);
         }
-        None => {}
+        _ => {}
     };
     keep("uid", false);
     keep("generateName", false);
@@ -165,43 +170,40 @@ fn keep_metadata(old: &Value, new: &mut Value) {
 }
 
 fn update_custom(resource: &Resource, subresource: Option<&str>, old: &Value, new: &mut Value) {
-    match subresource {
-        Some("status") => {
-            let managed = new.pointer("/metadata/managedFields").cloned();
-            let version = new.pointer("/metadata/resourceVersion").cloned();
-            let status = new.get("status").cloned();
-            let api_version = new.get("apiVersion").cloned();
-            *new = old.clone();
-            put(new, "status", status);
-            put(new, "apiVersion", api_version);
-            if let Some(meta) = child(new, "metadata") {
-                // A writer's resourceVersion is still its precondition.
-                for (field, value) in [("managedFields", managed), ("resourceVersion", version)] {
-                    match value {
-                        Some(value) => meta.insert(field.to_owned(), value),
-                        None => meta.remove(field),
-                    };
-                }
+    if let Some("status") = subresource {
+        let managed = new.pointer("/metadata/managedFields").cloned();
+        let version = new.pointer("/metadata/resourceVersion").cloned();
+        let status = new.get("status").cloned();
+        let api_version = new.get("apiVersion").cloned();
+        *new = old.clone();
+        put(new, "status", status);
+        put(new, "apiVersion", api_version);
+        if let Some(meta) = child(new, "metadata") {
+            // A writer's resourceVersion is still its precondition.
+            for (field, value) in [("managedFields", managed), ("resourceVersion", version)] {
+                match value {
+                    Some(value) => meta.insert(field.to_owned(), value),
+                    None => meta.remove(field),
+                };
             }
         }
-        _ => {
-            let with_status = has_status(resource, new);
+    } else {
+        let with_status = has_status(resource, new);
+        if with_status {
+            copy(old, new, "status");
+        }
+        let desired = |object: &Value| {
+            let mut fields = object.as_object().cloned().unwrap_or_default();
+            for field in ["metadata", "apiVersion", "kind"] {
+                fields.remove(field);
+            }
             if with_status {
-                copy(old, new, "status");
+                fields.remove("status");
             }
-            let desired = |object: &Value| {
-                let mut fields = object.as_object().cloned().unwrap_or_default();
-                for field in ["metadata", "apiVersion", "kind"] {
-                    fields.remove(field);
-                }
-                if with_status {
-                    fields.remove("status");
-                }
-                fields
-            };
-            if desired(old) != desired(new) {
-                raise(new);
-            }
+            fields
+        };
+        if desired(old) != desired(new) {
+            raise(new);
         }
     }
 }
@@ -213,9 +215,11 @@ fn update_status(key: (&str, &str), old: &Value, new: &mut Value) {
             "apiextensions.k8s.io"
                 | "apiregistration.k8s.io"
                 | "flowcontrol.apiserver.k8s.io"
-                | "storage.k8s.io",
+                | "storage.k8s.io"
+                | "resource.k8s.io"
+                | "admissionregistration.k8s.io",
             _
-        ) | ("resource.k8s.io" | "admissionregistration.k8s.io", _)
+        )
     );
     let kind_of_pod = key == ("", "pods");
     keep_all_but(&["metadata", "status"], old, new);
@@ -333,15 +337,13 @@ fn pod(object: &mut Value, now: Timestamp) {
         default_to(spec, "preemptionPolicy", "PreemptLowerPriority");
         tolerate_lost_nodes(spec);
     }
-    let mut status = json!({"phase": "Pending", "qosClass": quality});
-    if gated {
-        status["conditions"] = json!([{
-            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
-            "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            "message": "Scheduling is blocked due to non-empty scheduling gates",
-        }]);
-    }
-    set(object, "status", status);
+    let scheduled = json!({
+        "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
+        "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "message": "Scheduling is blocked due to non-empty scheduling gates",
+    });
+    let conditions = if gated { json!([scheduled]) } else { Value::Null };
+    set(object, "status", json!({"phase": "Pending", "qosClass": quality, "conditions": conditions}));
 }
 
 /// A pod stays five minutes on a node that is lost, unless it says something else.
@@ -392,20 +394,20 @@ fn namespace(object: &mut Value) {
     set(object, "status", json!({"phase": "Active"}));
     let Some(spec) = child(object, "spec") else { return };
     let finalizers = spec.entry("finalizers").or_insert_with(|| json!([]));
-    if let Some(finalizers) = finalizers.as_array_mut() {
-        if !finalizers.iter().any(|name| name == "kubernetes") {
-            finalizers.push(json!("kubernetes"));
-        }
+    if let Some(finalizers) = finalizers.as_array_mut()
+        && !finalizers.iter().any(|name| name == "kubernetes")
+    {
+        finalizers.push(json!("kubernetes"));
     }
 }
 
 fn protect(object: &mut Value, finalizer: &str) {
     let Some(meta) = child(object, "metadata") else { return };
     let finalizers = meta.entry("finalizers").or_insert_with(|| json!([]));
-    if let Some(finalizers) = finalizers.as_array_mut() {
-        if !finalizers.iter().any(|name| name == finalizer) {
-            finalizers.push(json!(finalizer));
-        }
+    if let Some(finalizers) = finalizers.as_array_mut()
+        && !finalizers.iter().any(|name| name == finalizer)
+    {
+        finalizers.push(json!(finalizer));
     }
 }
 

@@ -153,11 +153,10 @@ fn default_volume(volume: &mut Map<String, Value>) {
         .get_mut("ephemeral")
         .and_then(|source| source.get_mut("volumeClaimTemplate"))
         .filter(|template| template.is_object())
+        && let Some(spec) = child(template, "spec")
     {
-        if let Some(spec) = child(template, "spec") {
-            default_to(spec, "volumeMode", "Filesystem");
-            default_resources(spec);
-        }
+        default_to(spec, "volumeMode", "Filesystem");
+        default_resources(spec);
     }
 }
 

@@ -68,7 +68,7 @@ fn body(resource: &Resource, object: &Value, created: bool, checks: &mut Checks)
             pod_spec::only_for_pods(spec, "spec", checks);
         }
         ("", "podtemplates") => {
-            pod_spec::template(object.get("template").unwrap_or(&none), "template", checks)
+            pod_spec::template(object.get("template").unwrap_or(&none), "template", checks);
         }
         ("", "replicationcontrollers") => workloads::replication_controller(object, checks),
         ("apps", "deployments") => workloads::deployment(object, checks),
@@ -101,10 +101,8 @@ fn body(resource: &Resource, object: &Value, created: bool, checks: &mut Checks)
         ("policy", "poddisruptionbudgets") => budget(spec, checks),
         ("scheduling.k8s.io", "priorityclasses") => priority_class(object, checks),
         ("autoscaling", _) => autoscaler(spec, checks),
-        ("storage.k8s.io", "storageclasses") => {
-            if text(object, "provisioner").is_empty() {
-                checks.required("provisioner", "");
-            }
+        ("storage.k8s.io", "storageclasses") if text(object, "provisioner").is_empty() => {
+            checks.required("provisioner", "");
         }
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => role_binding(object, checks),
         ("networking.k8s.io", "networkpolicies") => {
@@ -148,18 +146,18 @@ fn changes(key: (&str, &str), old: &Value, new: &Value, checks: &mut Checks) {
             }
             same(&["volumeBindingMode"], checks);
         }
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
-            if field(old, &["roleRef"]) != field(new, &["roleRef"]) {
-                let role = field(new, &["roleRef"]).unwrap_or_default();
-                checks.invalid("roleRef", &role, "cannot change roleRef");
-            }
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings")
+            if field(old, &["roleRef"]) != field(new, &["roleRef"]) =>
+        {
+            let role = field(new, &["roleRef"]).unwrap_or_default();
+            checks.invalid("roleRef", &role, "cannot change roleRef");
         }
         ("coordination.k8s.io", "leases") => {
             let count = |lease: &Value| at(lease, &["spec", "leaseTransitions"]).and_then(Value::as_i64);
-            if let (Some(former), Some(now)) = (count(old), count(new)) {
-                if now < former {
-                    checks.invalid("spec.leaseTransitions", &json!(now), "must not be decremented");
-                }
+            if let (Some(former), Some(now)) = (count(old), count(new))
+                && now < former
+            {
+                checks.invalid("spec.leaseTransitions", &json!(now), "must not be decremented");
             }
         }
         _ => {}
@@ -184,11 +182,11 @@ fn status(key: (&str, &str), new: &Value, checks: &mut Checks) {
         }
     }
     let ready = int(status, "readyReplicas").unwrap_or_default();
-    if let Some(available) = int(status, "availableReplicas").filter(|available| *available > ready) {
-        if key.1 != "daemonsets" {
-            let detail = "cannot be greater than readyReplicas";
-            checks.invalid("status.availableReplicas", &json!(available), detail);
-        }
+    if let Some(available) = int(status, "availableReplicas").filter(|available| *available > ready)
+        && key.1 != "daemonsets"
+    {
+        let detail = "cannot be greater than readyReplicas";
+        checks.invalid("status.availableReplicas", &json!(available), detail);
     }
 }
 
@@ -240,6 +238,19 @@ fn secret(object: &Value, checks: &mut Checks) {
     }
 }
 
+/// Fields of a volume's spec that are not its source.
+const NO_SOURCES: [&str; 9] = [
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
+];
+
 fn persistent_volume(spec: &Value, checks: &mut Checks) {
     if list(spec, "accessModes").is_empty() {
         checks.required("spec.accessModes", "");
@@ -247,17 +258,6 @@ fn persistent_volume(spec: &Value, checks: &mut Checks) {
     if pairs(spec, "capacity").next().is_none() {
         checks.required("spec.capacity", "");
     }
-    const NO_SOURCES: [&str; 9] = [
-        "accessModes",
-        "capacity",
-        "claimRef",
-        "mountOptions",
-        "nodeAffinity",
-        "persistentVolumeReclaimPolicy",
-        "storageClassName",
-        "volumeAttributesClassName",
-        "volumeMode",
-    ];
     let sources =
         spec.as_object().into_iter().flatten().filter(|(key, _)| !NO_SOURCES.contains(&key.as_str()));
     if sources.count() == 0 {
@@ -330,10 +330,10 @@ fn service_update(old: &Value, new: &Value, checks: &mut Checks) {
         return;
     }
     let address = |service: &Value| at(service, &["spec", "clusterIPs"]).and_then(Value::as_array).cloned();
-    if let (Some(former), Some(now)) = (address(old), address(new)) {
-        if former.first() != now.first() {
-            checks.invalid("spec.clusterIPs[0]", &json!(now), "may not change once set");
-        }
+    if let (Some(former), Some(now)) = (address(old), address(new))
+        && former.first() != now.first()
+    {
+        checks.invalid("spec.clusterIPs[0]", &json!(now), "may not change once set");
     }
 }
 

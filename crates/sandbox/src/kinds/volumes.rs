@@ -42,10 +42,8 @@ fn source(volume: &Value, path: &str, checks: &mut Checks) {
     }
     let path = format!("{path}.{kind}");
     match kind.as_str() {
-        "hostPath" => {
-            if text(source, "path").is_empty() {
-                checks.required(format!("{path}.path"), "");
-            }
+        "hostPath" if text(source, "path").is_empty() => {
+            checks.required(format!("{path}.path"), "");
         }
         "secret" => {
             required(source, "secretName", &path, checks);

@@ -87,7 +87,6 @@ impl Reader {
     fn read(&mut self, id: TypeId, value: &mut Value, holder: &str) -> Result<(), String> {
         let kind: &'static Type = self.types.at(id);
         match kind {
-            Type::Any => Ok(()),
             Type::Struct(structure) => match value {
                 Value::Object(fields) => self.read_struct(structure, fields),
                 _ => Err(self.mismatch(value, holder, &go_name(structure))),
@@ -95,18 +94,14 @@ impl Reader {
             Type::List(item, name) => self.read_list(*item, name, value, holder),
             Type::Map(item, name) => self.read_map(*item, name, value, holder),
             Type::String(name) if !value.is_string() => Err(self.mismatch(value, holder, name)),
-            Type::String(_) => Ok(()),
             Type::Bool if !value.is_boolean() => Err(self.mismatch(value, holder, "bool")),
-            Type::Bool => Ok(()),
             Type::Int { min, max, name } => match value.as_i64() {
                 Some(number) if (*min..=*max).contains(&number) => Ok(()),
                 _ if value.is_number() => Err(self.mismatch_text(&format!("number {value}"), holder, name)),
                 _ => Err(self.mismatch(value, holder, name)),
             },
             Type::Float if !value.is_number() => Err(self.mismatch(value, holder, "float64")),
-            Type::Float => Ok(()),
-            Type::IntOrString if value.is_string() => Ok(()),
-            Type::IntOrString => match value.as_i64() {
+            Type::IntOrString if !value.is_string() => match value.as_i64() {
                 Some(number) if i32::try_from(number).is_ok() => Ok(()),
                 _ if value.is_number() => {
                     Err(self.mismatch_text(&format!("number {value}"), holder, "int32"))
@@ -117,6 +112,7 @@ impl Reader {
             Type::Time => read_time(value, "%Y-%m-%dT%H:%M:%SZ", "2006-01-02T15:04:05Z07:00"),
             Type::MicroTime => read_time(value, "%Y-%m-%dT%H:%M:%S%.6fZ", "2006-01-02T15:04:05.000000Z07:00"),
             Type::Bytes => self.read_bytes(value, holder),
+            Type::Any | Type::String(_) | Type::Bool | Type::Float | Type::IntOrString => Ok(()),
         }
     }
 
@@ -269,7 +265,7 @@ impl Reader {
                 }
                 text.push_str(name);
             }
-            Step::Index(index) => text.push_str(&format!("[{index}]")),
+            Step::Index(index) => text.extend(["[", &index.to_string(), "]"]),
         };
         for step in &self.path {
             add(match step {

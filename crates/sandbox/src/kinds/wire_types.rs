@@ -69,7 +69,7 @@ pub(super) struct Struct {
 /// All types, and the structures of kinds.
 #[derive(Debug, Default)]
 pub(super) struct Types {
-    types: Vec<Type>,
+    all: Vec<Type>,
     named: HashMap<&'static str, TypeId>,
     kinds: HashMap<(&'static str, &'static str, &'static str), TypeId>,
 }
@@ -83,7 +83,7 @@ impl Types {
 
     /// A type by its index.
     pub(super) fn at(&self, id: TypeId) -> &Type {
-        self.types.get(id).unwrap_or(&Type::Any)
+        self.all.get(id).unwrap_or(&Type::Any)
     }
 
     /// The structure of a kind.
@@ -95,8 +95,8 @@ impl Types {
         let mut all = Self::default();
         for line in TABLE.lines() {
             if let Some(name) = line.strip_prefix("T ").and_then(|rest| rest.split(' ').next()) {
-                all.named.insert(name, all.types.len());
-                all.types.push(Type::Any);
+                all.named.insert(name, all.all.len());
+                all.all.push(Type::Any);
             }
         }
         for line in TABLE.lines() {
@@ -105,7 +105,7 @@ impl Types {
                 Some("T") => {
                     let Some(full_name) = words.next() else { continue };
                     let structure = all.structure(full_name, words);
-                    if let Some(place) = all.named.get(full_name).and_then(|id| all.types.get_mut(*id)) {
+                    if let Some(place) = all.named.get(full_name).and_then(|id| all.all.get_mut(*id)) {
                         *place = Type::Struct(structure);
                     }
                 }
@@ -161,9 +161,9 @@ impl Types {
             return *id;
         }
         let kind = self.read(text);
-        self.types.push(kind);
-        self.named.insert(text, self.types.len() - 1);
-        self.types.len() - 1
+        self.all.push(kind);
+        self.named.insert(text, self.all.len() - 1);
+        self.all.len() - 1
     }
 
     fn read(&mut self, text: &'static str) -> Type {

@@ -134,7 +134,7 @@ pub(super) fn stateful_set(object: &Value, created: bool, checks: &mut Checks) {
             let detail = "only allowed for updateStrategy 'RollingUpdate'";
             checks.invalid("spec.updateStrategy.rollingUpdate", update, detail);
         }
-        ("OnDelete", None) | ("RollingUpdate", None) => {}
+        ("OnDelete" | "RollingUpdate", None) => {}
         ("RollingUpdate", Some(update)) => {
             checks.nonnegative(update, "partition", "spec.updateStrategy.rollingUpdate");
         }
@@ -347,10 +347,9 @@ pub(super) fn claim_update(old: &Value, new: &Value, checks: &mut Checks) {
             spec.remove("volumeAttributesClassName");
             if let Some(requests) =
                 spec.get_mut("resources").and_then(|resources| resources.get_mut("requests"))
+                && let Some(requests) = requests.as_object_mut()
             {
-                if let Some(requests) = requests.as_object_mut() {
-                    requests.remove("storage");
-                }
+                requests.remove("storage");
             }
         }
         spec
@@ -384,12 +383,11 @@ pub(super) fn selector(selector: &Value, path: &str, checks: &mut Checks) {
                 let detail = "must be specified when `operator` is 'In' or 'NotIn'";
                 checks.required(format!("{path}.values"), detail);
             }
-            "In" | "NotIn" => {}
             "Exists" | "DoesNotExist" if !values.is_empty() => {
                 let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
                 checks.forbidden(format!("{path}.values"), detail);
             }
-            "Exists" | "DoesNotExist" => {}
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => {
                 checks.invalid(format!("{path}.operator"), &json!(other), "not a valid selector operator");
             }
