@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::quantity;
 use super::wire_types::{Class, Struct, Type, TypeId, Types};
-use crate::error::{ApiError, Reason};
+use crate::error::ApiError;
 use crate::resource::Resource;
 
 const QUANTITY_SYNTAX: &str =
@@ -36,12 +36,9 @@ pub(super) fn decode_kind(
     let mut reader = Reader { types, path: Vec::new(), unknown: Vec::new() };
     match reader.read(id, object, "") {
         Ok(()) => Ok(reader.unknown),
-        Err(text) => Err(ApiError {
-            reason: Reason::BadRequest,
-            message: format!("{kind} in version {version:?} cannot be handled as a {kind}: {text}"),
-            details: Value::Null,
-            retry_after: None,
-        }),
+        Err(text) => Err(ApiError::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: {text}"
+        ))),
     }
 }
 
