@@ -172,9 +172,9 @@ mod tests {
     use super::*;
     use crate::patch::tests::any_object;
 
-    fn patched(patch: Value) -> Result<Value, ApiError> {
+    fn patched(patch: &Value) -> Result<Value, ApiError> {
         let mut target = value!({"data": {"x": "1", "a/b": "c"}, "list": [1, 2, 3]});
-        json(&mut target, &patch).map(|()| target)
+        json(&mut target, patch).map(|()| target)
     }
 
     #[test]
@@ -190,7 +190,7 @@ mod tests {
             {"op": "copy", "from": "/list/0", "path": "/list/0"},
         ]);
         let expected = value!({"data": {"a/b": "c", "new": "n"}, "list": [1, 1, 9, 2, 3], "moved": "1"});
-        assert_eq!(patched(patch).unwrap(), expected);
+        assert_eq!(patched(&patch).unwrap(), expected);
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
             value!({"op": "add", "value": 1}),
             value!({"op": "other", "path": "/data/x"}),
         ] {
-            let error = patched(value!([operation])).unwrap_err();
+            let error = patched(&value!([operation])).unwrap_err();
             assert_eq!(error.reason, Reason::Invalid, "{operation}");
             assert_eq!(error.message, "the server rejected our request due to an error in our request");
         }
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_is_no_list_of_operations_is_a_bad_request() {
-        let text = |patch| patched(patch).unwrap_err().message;
+        let text = |patch: Value| patched(&patch).unwrap_err().message;
         let prefix = "error decoding patch: json: cannot unmarshal";
         assert_eq!(
             text(value!({"a": 1})),
@@ -224,7 +224,7 @@ mod tests {
         );
         assert_eq!(text(value!([1])), format!("{prefix} number into Go value of type handlers.jsonPatchOp"));
         let many = vec![value!({"op": "test", "path": ""}); 10_001];
-        assert_eq!(patched(Value::Array(many)).unwrap_err().reason, Reason::RequestEntityTooLarge);
+        assert_eq!(patched(&Value::Array(many)).unwrap_err().reason, Reason::RequestEntityTooLarge);
     }
 
     proptest! {

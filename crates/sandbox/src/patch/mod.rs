@@ -2,11 +2,18 @@
 //!
 //! [`shape`] knows which lists are sets or maps; [`strategic`](fn@strategic) and the field ownership are built on it.
 
+mod apply;
+mod fields;
 mod json;
+pub mod managers;
 mod merge;
+mod merging;
 pub mod shape;
 mod strategic;
+mod walk;
 
+pub use apply::apply;
+pub use fields::FieldSet;
 pub use json::json;
 pub use merge::merge;
 pub use strategic::strategic;

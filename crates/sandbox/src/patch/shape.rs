@@ -43,6 +43,8 @@ enum Node {
 struct Field {
     id: Id,
     strategy: Strategy,
+    /// The typed object always has the field, empty or not.
+    always: bool,
 }
 
 /// How strategic merge treats a field.
@@ -131,6 +133,11 @@ impl<'a> View<'a> {
         Self { nodes: self.nodes, id }
     }
 
+    /// Any shape.
+    pub(super) const fn any(self) -> Self {
+        self.at(ANY)
+    }
+
     pub(super) fn form(self) -> Form<'a> {
         match self.node() {
             Node::Any => Form::Any,
@@ -150,6 +157,16 @@ impl<'a> View<'a> {
             Node::Map { of, .. } => Some(self.at(*of)),
             Node::Scalar(_) | Node::List { .. } => None,
         }
+    }
+
+    /// True if the type names the field, as opposed to the keys of a map.
+    pub(super) fn declares(self, name: &str) -> bool {
+        matches!(self.node(), Node::Struct { fields, .. } if fields.contains_key(name))
+    }
+
+    /// True if the typed object always has the field, even where JSON omits it.
+    pub(super) fn always(self, name: &str) -> bool {
+        matches!(self.node(), Node::Struct { fields, .. } if fields.get(name).is_some_and(|field| field.always))
     }
 
     /// The shape of a list's elements.
@@ -216,8 +233,10 @@ impl<'a> TypeReader<'_, 'a> {
     fn line(&mut self, line: &'a str) -> Node {
         let mut words = line.split(' ');
         let atomic = words.next().is_some_and(|head| head.starts_with('*'));
-        let fields =
-            words.filter_map(|word| word.split_once(':')).map(|(name, rest)| (name.into(), self.field(rest)));
+        let fields = words.filter_map(|word| word.split_once(':')).map(|(name, rest)| {
+            let (name, always) = name.strip_suffix('+').map_or((name, false), |name| (name, true));
+            (name.into(), Field { always, ..self.field(rest) })
+        });
         Node::Struct { fields: fields.collect(), rest: None, atomic }
     }
 
@@ -225,7 +244,7 @@ impl<'a> TypeReader<'_, 'a> {
         let (code, key) = code.split_once('~').map_or((code, None), |(code, key)| (code, Some(key.into())));
         let (code, flags) = code.split_once('!').unwrap_or((code, ""));
         let strategy = Strategy { merge: flags.contains('m'), replace: flags.contains('r'), key };
-        Field { id: self.code(code), strategy }
+        Field { id: self.code(code), strategy, always: false }
     }
 
     fn code(&mut self, code: &'a str) -> Id {
@@ -336,7 +355,10 @@ impl Builder {
             return Node::Map { of: ANY, atomic };
         };
         let fields = properties.iter().map(|(name, schema)| {
-            (name.as_str().into(), Field { id: self.schema(schema), strategy: Strategy::default() })
+            (
+                name.as_str().into(),
+                Field { id: self.schema(schema), strategy: Strategy::default(), always: false },
+            )
         });
         Node::Struct { fields: fields.collect(), rest: open.then_some(ANY), atomic }
     }
@@ -354,7 +376,11 @@ impl Builder {
         }
         if let Node::Struct { fields, .. } = node {
             let given = [("apiVersion", scalar), ("kind", scalar), ("metadata", metadata.unwrap_or(ANY))];
-            fields.extend(given.map(|(name, id)| (name.into(), Field { id, strategy: Strategy::default() })));
+            fields.extend(
+                given.map(|(name, id)| {
+                    (name.into(), Field { id, strategy: Strategy::default(), always: false })
+                }),
+            );
         }
     }
 }
