@@ -1,6 +1,8 @@
 //! Failed requests as the API server answers them: `metav1.Status` with code, reason and causes.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -161,9 +163,22 @@ pub enum Reason {
     ServerTimeout,
     /// 504: asked for a resourceVersion of the future, or a time-out.
     Timeout,
+    /// What a webhook answered; see [`Reason::other`].
+    Other(u16, &'static str),
 }
 
 impl Reason {
+    /// A code and a reason that need not belong together; the reason may be empty.
+    pub fn other(code: u16, name: &str) -> Self {
+        static NAMES: LazyLock<Mutex<BTreeSet<&'static str>>> = LazyLock::new(Mutex::default);
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = names.get(name).copied();
+        // Reasons are words of programs, not data of users: there are few, and each is kept once.
+        let name = known.unwrap_or_else(|| Box::leak(name.to_owned().into_boxed_str()));
+        names.insert(name);
+        Self::Other(code, name)
+    }
+
     /// As it stands in a `metav1.Status`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -186,6 +201,7 @@ impl Reason {
             Self::ServiceUnavailable => "ServiceUnavailable",
             Self::ServerTimeout => "ServerTimeout",
             Self::Timeout => "Timeout",
+            Self::Other(_, name) => name,
         }
     }
 
@@ -207,6 +223,7 @@ impl Reason {
             Self::InternalError | Self::Unknown => 500,
             Self::ServiceUnavailable => 503,
             Self::Timeout | Self::ServerTimeout => 504,
+            Self::Other(code, _) => code,
         }
     }
 }
@@ -404,7 +421,7 @@ impl ApiError {
             "reason": self.reason.name(),
             "code": self.code(),
         });
-        if let (Reason::Unknown, Some(map)) = (self.reason, status.as_object_mut()) {
+        if let (Reason::Unknown | Reason::Other(_, ""), Some(map)) = (self.reason, status.as_object_mut()) {
             map.remove("reason");
         }
         let mut details = self.details.clone();
