@@ -139,7 +139,11 @@ impl Executor {
 
     async fn perform(&self, set: &SetView, action: Action, now: Timestamp) -> Result<(), ApplyError> {
         match action {
-            Action::Create { name, id, revision, .. } => self.create(set, &revision, &name, &id, now).await,
+            Action::Create { name, id, revision, update } => {
+                let kept = (!update).then_some(&*revision);
+                let claims = objects::claim_templates(set, kept);
+                self.create(set, &revision, &claims, (&name, &id), now).await
+            }
             Action::Delete { pod, claims, .. } => self.delete(set, &pod, &claims).await,
             Action::Patch { pod, endpoint, patch, .. } => self.patch_pod(&pod, endpoint, patch).await,
             Action::UpdateInPlace { pod, started, revision } => {
@@ -238,15 +242,15 @@ impl Executor {
         &self,
         set: &SetView,
         revision: &Revision,
-        name: &str,
-        id: &str,
+        claims: &[Value],
+        (name, id): (&str, &str),
         now: Timestamp,
     ) -> Result<(), ApplyError> {
         let key = ObjectKey::new(set.key.namespace.clone(), name);
-        for claim in objects::claims(set, id) {
+        for claim in objects::claims(set, claims, id) {
             self.create_claim(set, claim).await?;
         }
-        let pod = objects::pod(set, revision, (name, id), self.options.short_hash, now);
+        let pod = objects::pod(set, revision, claims, (name, id), self.options.short_hash, now);
         let body = serde_json::to_vec(&pod)
             .map_err(|error| ApplyError::Malformed { key: key.clone(), detail: error.to_string() })?;
         let request = kube::core::Request::new(pods_url(&key.namespace))
@@ -469,10 +473,16 @@ impl Executor {
         let (key, answer) = match decision {
             Decision::Use(revision) => return Ok(Some(revision)),
             Decision::Raise { revision, to } => {
+                // The claims of its new pods are those of today.
+                let of_claims = [keys::VOLUME_CLAIM_TEMPLATE_HASH, keys::REVISION_VOLUME_CLAIM_TEMPLATES];
                 let patch = RaiseNumber {
                     metadata: RaiseMetadata {
                         uid: revision.uid.to_string(),
                         resource_version: revision.resource_version.to_string(),
+                        annotations: of_claims
+                            .map(|key| (key, annotations.get(key).map(String::as_str)))
+                            .into_iter()
+                            .collect(),
                     },
                     revision: to,
                 };
@@ -559,16 +569,17 @@ struct StatusPatch<'a> {
 }
 
 #[derive(Serialize, Debug)]
-struct RaiseNumber {
-    metadata: RaiseMetadata,
+struct RaiseNumber<'a> {
+    metadata: RaiseMetadata<'a>,
     revision: i64,
 }
 
 #[derive(Serialize, Debug)]
 #[serde(rename_all = "camelCase")]
-struct RaiseMetadata {
+struct RaiseMetadata<'a> {
     uid: String,
     resource_version: String,
+    annotations: std::collections::BTreeMap<&'a str, Option<&'a str>>,
 }
 
 fn reference(set: &SetView) -> k8s_openapi::api::core::v1::ObjectReference {

@@ -7,9 +7,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kruise_api::cloneset::v1beta1::CloneSetStatus;
 use kruise_api::keys;
+use kruise_common::budget::Permits;
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::PodView;
 use kruise_common::revision::{self, Revision};
+use kruise_common::selector::Selector;
 use kruise_runtime::controller::Requeue;
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::Change;
@@ -17,8 +19,10 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use crate::apply::{ApplyError, Executor, Outcome, Stage};
+use crate::objects;
 use crate::observe;
 use crate::observed::Observed;
+use crate::permits;
 use crate::plan::{Action, HoldReason, Options, Plan, plan};
 use crate::pre_download::PreDownloads;
 use crate::status;
@@ -32,6 +36,9 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the name of a new revision may be found taken in one round.
 const MAX_COLLISIONS: i32 = 8;
+
+/// What our revisions say of their writer: they hold every field of the template.
+const REVISION_FORM: &str = "1";
 
 const INSTANCE_ID_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const INSTANCE_ID_LENGTH: usize = 5;
@@ -48,6 +55,8 @@ pub struct Context {
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     /// Pulls images before updates in place; `None` does not.
     pre_downloads: Option<PreDownloads>,
+    /// Who is asked before a pod is updated; `None` asks nobody.
+    permits: Option<Arc<dyn Permits>>,
     /// When each set's status was written last.
     published: Mutex<HashMap<Uid, Instant>>,
 }
@@ -60,13 +69,28 @@ impl Context {
         options: Options,
         clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     ) -> Self {
-        Self { stores, executor, options, clock, pre_downloads: None, published: Mutex::default() }
+        Self {
+            stores,
+            executor,
+            options,
+            clock,
+            pre_downloads: None,
+            permits: None,
+            published: Mutex::default(),
+        }
     }
 
     /// Pulls images before updates in place, or does not.
     #[must_use]
     pub fn pre_download(mut self, enabled: bool) -> Self {
         self.pre_downloads = enabled.then(PreDownloads::default);
+        self
+    }
+
+    /// Asks before pods are updated: gate PodUnavailableBudgetUpdateGate.
+    #[must_use]
+    pub fn permits(mut self, permits: Arc<dyn Permits>) -> Self {
+        self.permits = Some(permits);
         self
     }
 
@@ -143,13 +167,16 @@ pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue,
             return Ok(Requeue::None);
         }
     };
-    let (update_revision, collision_count) = ensure_revision(&set, &context).await?;
+    let (update_revision, collision_count) = ensure_revision(&set, &parsed.selector, &context).await?;
 
     let now = (context.clock)();
     let seen = observe::observe(&set, &parsed, &update_revision, stores, now);
     let mut unanswered = context.executor.take_unanswered(&set.uid).into_iter();
     let mut ids = || unanswered.next().unwrap_or_else(instance_id);
-    let plan = plan(&seen, &context.options, &mut ids);
+    let mut plan = plan(&seen, &context.options, &mut ids);
+    if let Some(permits) = &context.permits {
+        plan = permits::permitted(plan, &**permits).await;
+    }
     for hold in &plan.held {
         tracing::debug!(reason = hold.reason.as_str(), held = %hold.message(), "waiting");
     }
@@ -189,9 +216,10 @@ fn failures(outcome: &Outcome) -> status::Failures {
 /// Finds, raises or creates the revision of the live template; also tells the collision count to publish.
 async fn ensure_revision(
     set: &SetView,
+    selector: &Selector,
     context: &Context,
 ) -> Result<(Arc<Revision>, Option<i32>), ApplyError> {
-    let known = observe::revisions(set, &context.stores);
+    let known = observe::revisions(set, selector, &context.stores);
     let stored = set.set.status.as_ref().and_then(|status| status.collision_count);
     let first = stored.unwrap_or_default();
     for count in first..=first.saturating_add(MAX_COLLISIONS) {
@@ -212,6 +240,11 @@ fn revision_annotations(set: &SetView) -> BTreeMap<String, String> {
     let mut annotations = set.set.metadata.annotations.clone().unwrap_or_default();
     let claims = set.set.spec.volume_claim_templates.as_deref().unwrap_or_default();
     annotations.insert(keys::VOLUME_CLAIM_TEMPLATE_HASH.to_owned(), revision::vct_hash(claims));
+    annotations.insert(keys::REVISION_WRITER.to_owned(), REVISION_FORM.to_owned());
+    annotations.remove(keys::REVISION_VOLUME_CLAIM_TEMPLATES);
+    if let Some(json) = objects::kept_claim_templates(claims) {
+        annotations.insert(keys::REVISION_VOLUME_CLAIM_TEMPLATES.to_owned(), json);
+    }
     annotations
 }
 

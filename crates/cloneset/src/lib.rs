@@ -10,6 +10,7 @@ pub mod controller;
 pub mod objects;
 pub mod observe;
 pub mod observed;
+pub mod permits;
 pub mod plan;
 pub mod pre_download;
 pub mod status;

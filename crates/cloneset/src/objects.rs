@@ -1,5 +1,7 @@
 //! The objects a CloneSet creates, as JSON: what the template says plus what Kruise adds, nothing dropped.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kruise_api::keys;
@@ -27,20 +29,34 @@ pub fn claim_name(template: &str, set: &SetView, id: &str) -> String {
     format!("{template}-{}-{id}", set.key.name)
 }
 
-/// The volumeClaimTemplates of the set with their names; nameless ones, which admission refuses, are left out.
-pub fn claim_templates(set: &SetView) -> impl Iterator<Item = (&str, &Value)> {
-    set.set
-        .spec
-        .volume_claim_templates
-        .iter()
-        .flatten()
-        .filter_map(|claim| Some((claim.pointer("/metadata/name")?.as_str()?, claim)))
+/// The volumeClaimTemplates for a new pod: for one of an older revision (`kept`) those that revision came with, if it
+/// says, since its template mounts them; else those the set has now.
+pub fn claim_templates<'a>(set: &'a SetView, kept: Option<&Revision>) -> Cow<'a, [Value]> {
+    let now = || Cow::Borrowed(set.set.spec.volume_claim_templates.as_deref().unwrap_or_default());
+    let Some(revision) = kept else { return now() };
+    match revision.annotations.get(keys::REVISION_VOLUME_CLAIM_TEMPLATES) {
+        Some(json) => serde_json::from_str(json).map_or_else(|_| now(), Cow::Owned),
+        // Our own revisions say nothing only if there was nothing to say.
+        None if revision.annotations.contains_key(keys::REVISION_WRITER) => Cow::Borrowed(&[]),
+        None => now(),
+    }
 }
 
-/// A new pod of the set at a revision.
+/// How volumeClaimTemplates are kept with a revision; `None` if there are none.
+pub fn kept_claim_templates(claims: &[Value]) -> Option<String> {
+    if claims.is_empty() { None } else { serde_json::to_string(claims).ok() }
+}
+
+/// Each template with its name; nameless ones, which admission refuses, are left out.
+fn named(claims: &[Value]) -> impl Iterator<Item = (&str, &Value)> {
+    claims.iter().filter_map(|claim| Some((claim.pointer("/metadata/name")?.as_str()?, claim)))
+}
+
+/// A new pod of the set at a revision, with these volumeClaimTemplates.
 pub fn pod(
     set: &SetView,
     revision: &Revision,
+    claims: &[Value],
     (name, id): (&str, &str),
     short_hash_label: bool,
     now: Timestamp,
@@ -83,7 +99,7 @@ pub fn pod(
     }
     spec.insert("readinessGates".into(), Value::Array(gates));
     let mut volumes = list_at(&spec, "volumes");
-    for (template, _) in claim_templates(set) {
+    for (template, _) in named(claims) {
         volumes.retain(|volume| volume.get("name").and_then(Value::as_str) != Some(template));
         let source = object([("claimName", claim_name(template, set, id).into())]);
         volumes.push(Value::Object(object([
@@ -103,8 +119,8 @@ pub fn pod(
 }
 
 /// The claims of an instance, in the order of their templates.
-pub fn claims(set: &SetView, id: &str) -> Vec<Value> {
-    claim_templates(set)
+pub fn claims(set: &SetView, claims: &[Value], id: &str) -> Vec<Value> {
+    named(claims)
         .map(|(name, template)| {
             let meta = template.get("metadata").cloned().unwrap_or_default();
             let mut labels = map_at(&meta, "labels");
@@ -192,7 +208,10 @@ mod tests {
             "spec": {"containers": [{"name": "main", "image": "nginx:1.0"}], "newField": {"deep": 1},
                      "volumes": [{"name": "data", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}]},
         });
-        let pod = pod(&set(), &revision(template), ("web-b2b2b", "b2b2b"), false, Timestamp::UNIX_EPOCH);
+        let set = set();
+        let claims = claim_templates(&set, None);
+        let pod =
+            pod(&set, &revision(template), &claims, ("web-b2b2b", "b2b2b"), false, Timestamp::UNIX_EPOCH);
         assert_eq!(
             pod,
             json!({
@@ -222,14 +241,31 @@ mod tests {
     #[test]
     fn a_declared_gate_is_not_added_twice_and_the_short_hash_is_a_choice() {
         let template = json!({"spec": {"readinessGates": [{"conditionType": "InPlaceUpdateReady"}]}});
-        let pod = pod(&set(), &revision(template), ("web-x", "x"), true, Timestamp::UNIX_EPOCH);
+        let pod = pod(&set(), &revision(template), &[], ("web-x", "x"), true, Timestamp::UNIX_EPOCH);
         assert_eq!(pod["spec"]["readinessGates"].as_array().unwrap().len(), 1);
         assert_eq!(pod["metadata"]["labels"]["controller-revision-hash"], "6c4bf58578");
     }
 
     #[test]
+    fn an_older_revision_keeps_the_claims_it_came_with() {
+        let set = set();
+        let now = claim_templates(&set, None).into_owned();
+        let mut older = revision(json!({}));
+        assert_eq!(*claim_templates(&set, Some(&older)), now, "others do not keep them");
+        let then = [json!({"metadata": {"name": "logs"}, "spec": {}})];
+        let json = kept_claim_templates(&then).unwrap();
+        older.annotations.insert(keys::REVISION_VOLUME_CLAIM_TEMPLATES.into(), json);
+        assert_eq!(*claim_templates(&set, Some(&older)), then);
+        assert_eq!(*claim_templates(&set, None), now, "the newest revision has today's");
+        older.annotations = [(keys::REVISION_WRITER.into(), "1".into())].into();
+        assert_eq!(*claim_templates(&set, Some(&older)), [Value::Null; 0], "it came without");
+        assert_eq!(kept_claim_templates(&[]), None);
+    }
+
+    #[test]
     fn a_claim_carries_the_selector_the_id_and_the_owner() {
-        let claims = claims(&set(), "b2b2b");
+        let set = set();
+        let claims = claims(&set, &claim_templates(&set, None), "b2b2b");
         assert_eq!(claims.len(), 1);
         assert_eq!(claims[0]["metadata"]["name"], "data-web-b2b2b");
         assert_eq!(claims[0]["metadata"]["labels"]["app"], "web");

@@ -34,9 +34,11 @@ pub fn parse(set: &SetView) -> Result<Parsed, String> {
     Ok(Parsed { settings: Settings::of(&set.set.spec), selector })
 }
 
-/// The set's revisions, oldest first.
-pub fn revisions(set: &SetView, stores: &Stores) -> Vec<Arc<Revision>> {
+/// The set's revisions and those it selects that nobody controls, oldest first.
+pub fn revisions(set: &SetView, selector: &Selector, stores: &Stores) -> Vec<Arc<Revision>> {
     let mut revisions = stores.revisions.owned_by(&set.uid);
+    let orphans = stores.revisions.owned_by(&revision::orphans_of(&set.key.namespace));
+    revisions.extend(orphans.into_iter().filter(|orphan| selector.matches(&orphan.labels)));
     revision::sort(&mut revisions);
     revisions
 }
@@ -49,7 +51,7 @@ pub fn observe(
     stores: &Stores,
     now: Timestamp,
 ) -> Observed {
-    let revisions = revisions(set, stores);
+    let revisions = revisions(set, &parsed.selector, stores);
     let status = set.set.status.clone().unwrap_or_default();
     let current_revision = revision::current(&revisions, status.current_revision.as_deref(), update_revision);
     let controlled = |pod: &Arc<PodView>| pod.controller().is_some_and(|owner| owner.uid == set.uid);

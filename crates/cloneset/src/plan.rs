@@ -183,7 +183,7 @@ impl HoldReason {
 pub struct Hold {
     /// Why.
     pub reason: HoldReason,
-    /// The setting that holds, such as `maxUnavailable 1`; empty if there is none.
+    /// The setting that holds, such as `maxUnavailable 1`, or why it does; empty if there is none.
     pub setting: String,
     /// How many pods wait: also pods that do not exist yet.
     pub count: usize,
@@ -209,16 +209,21 @@ impl Hold {
                 }
             }
             HoldReason::Paused => text.push_str("the update is paused"),
-            HoldReason::Partition => text.push_str("the partition keeps them at the current revision"),
+            HoldReason::Partition => {
+                text.push_str(&self.setting);
+                text.push_str(" keeps them at the current revision");
+            }
             HoldReason::LifecycleHook => {
                 text.push_str("a lifecycle hook holds ");
                 text.push_str(&listed(self.waiting.iter().map(ToString::to_string)));
             }
             HoldReason::GracePeriod => text.push_str("their grace period has not passed"),
             HoldReason::InPlaceOnly => {
-                text.push_str("the change is not possible in place, and the policy is InPlaceOnly");
+                text.push_str("the change is not possible in place (");
+                text.push_str(&self.setting);
+                text.push_str("), and the policy is InPlaceOnly");
             }
-            HoldReason::BudgetDenied => text.push_str("a PodUnavailableBudget refused"),
+            HoldReason::BudgetDenied => text.push_str(&self.setting),
             HoldReason::NotAllowed => text.push_str("their lifecycle state allows no update"),
             HoldReason::BrokenState => text.push_str(&self.listed_blockers()),
             HoldReason::NoInstanceId => text.push_str("no unused instance id was found"),
@@ -257,13 +262,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn hold(&mut self, hold: Hold) {
+    pub(crate) fn hold(&mut self, hold: Hold) {
         if hold.count > 0 {
             self.held.push(hold);
         }
     }
 
-    fn wake(&mut self, after: Duration) {
+    pub(crate) fn wake(&mut self, after: Duration) {
         let after = after.max(Duration::from_millis(1));
         self.wake_in = Some(self.wake_in.map_or(after, |earlier| earlier.min(after)));
     }
@@ -407,7 +412,9 @@ fn prune(seen: &Observed, plan: &mut Plan) {
         plan.actions.push(Action::PrunePodsToDelete { names });
     }
     let live = |revision: &Revision| {
-        revision.name() == seen.update_revision.name()
+        // One that nobody controls may be used, and is not ours to delete.
+        revision.controller.as_ref() != Some(&seen.uid)
+            || revision.name() == seen.update_revision.name()
             || revision.name() == seen.current_revision.name()
             || seen.pods.iter().any(|pod| at_revision(pod, revision))
     };

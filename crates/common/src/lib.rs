@@ -1,5 +1,6 @@
 //! What all Kruise workloads share, without I/O: every decision here is a function from values to values.
 
+pub mod budget;
 pub mod counts;
 pub mod gates;
 pub mod go_duration;

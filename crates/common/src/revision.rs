@@ -2,6 +2,7 @@
 
 mod canonical;
 mod hash;
+mod known;
 pub(crate) mod quantity;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
+use kruise_api::keys;
 use serde_json::Value;
 
 pub(crate) use canonical::same;
@@ -94,6 +96,31 @@ impl Revision {
     pub fn name(&self) -> &str {
         &self.key.name
     }
+
+    /// True if it holds this template, given in canonical form.
+    ///
+    /// Of a revision that others wrote, fields are not expected which their types did not know: leaving them out was
+    /// no choice. A revision that has one of them was written by someone who knew.
+    fn holds(&self, live: &Value) -> bool {
+        if *self.template == *live {
+            return true;
+        }
+        let stored = canonical_template(&self.template);
+        if same(Some(&stored), Some(live), "") {
+            return true;
+        }
+        if self.annotations.contains_key(keys::REVISION_WRITER) {
+            return false;
+        }
+        let known = |template: &Value| known::as_of_1_32(template).map(|known| canonical_template(&known));
+        known(&stored).is_some_and(|known| same(Some(&known), Some(&stored), ""))
+            && known(live).is_some_and(|known| same(Some(&stored), Some(&known), ""))
+    }
+}
+
+/// Whom stores file the revisions of a namespace under that nobody controls. No object has such a uid.
+pub fn orphans_of(namespace: &str) -> Uid {
+    Uid::from(format!("orphans in {namespace}"))
 }
 
 /// Orders revisions oldest first: by number, creation time, name.
@@ -131,9 +158,7 @@ pub fn decide(sorted: &[Arc<Revision>], template: &Value, parent: &str, collisio
     let live = canonical_template(template);
     let highest = sorted.last().map_or(0, |last| last.number);
     for (age, revision) in sorted.iter().rev().enumerate() {
-        let equal = *revision.template == live
-            || same(Some(&canonical_template(&revision.template)), Some(&live), "");
-        if equal {
+        if revision.holds(&live) {
             let revision = Arc::clone(revision);
             return if age == 0 {
                 Decision::Use(revision)
@@ -208,6 +233,76 @@ mod tests {
     fn the_newest_equal_revision_is_used() {
         let sorted = [revision(1, "x:1"), revision(2, "x:2")];
         assert_eq!(decide(&sorted, &template("x:2"), "web", 0), Decision::Use(Arc::clone(&sorted[1])));
+    }
+
+    /// The revision as this implementation would have stored it.
+    fn own(revision: &Arc<Revision>) -> Arc<Revision> {
+        let mut own = Revision::clone(revision);
+        own.annotations.insert(keys::REVISION_WRITER.to_owned(), "1".to_owned());
+        Arc::new(own)
+    }
+
+    #[test]
+    fn fields_newer_than_its_writer_are_not_missed_in_a_foreign_revision() {
+        let foreign = revision(1, "x:1");
+        for (place, value) in [
+            ("/spec/hostnameOverride", json!("h")),
+            ("/spec/containers/0/restartPolicyRules", json!([{"action": "Restart"}])),
+            ("/spec/containers/0/lifecycle", json!({"stopSignal": "SIGUSR1"})),
+            ("/spec/fromTheFuture", json!({"a": [1]})),
+            ("/spec/containers/0/fromTheFuture", json!(true)),
+            ("/metadata/fromTheFuture", json!("x")),
+        ] {
+            let mut live = template("x:1");
+            live["metadata"] = json!({});
+            let (parent, field) = place.rsplit_once('/').unwrap();
+            live.pointer_mut(parent).unwrap()[field] = value.clone();
+            let decided = decide(&[Arc::clone(&foreign)], &live, "web", 0);
+            assert_eq!(decided, Decision::Use(Arc::clone(&foreign)), "{place}");
+            // Our own revisions hold all fields, so one that lacks the field is another one.
+            let decided = decide(&[own(&foreign)], &live, "web", 0);
+            assert!(matches!(decided, Decision::Create { number: 2, .. }), "{place}");
+        }
+        for (place, value) in [
+            ("/spec/hostname", json!("h")),
+            ("/spec/containers/0/restartPolicy", json!("Always")),
+            (
+                "/spec/containers/0/resizePolicy",
+                json!([{"resourceName": "cpu", "restartPolicy": "NotRequired"}]),
+            ),
+        ] {
+            let mut live = template("x:1");
+            let (parent, field) = place.rsplit_once('/').unwrap();
+            live.pointer_mut(parent).unwrap()[field] = value;
+            let decided = decide(&[Arc::clone(&foreign)], &live, "web", 0);
+            assert!(matches!(decided, Decision::Create { .. }), "{place} was known");
+        }
+    }
+
+    #[test]
+    fn a_foreign_revision_that_has_a_newer_field_is_compared_by_it() {
+        let with = |name: &str| {
+            let mut template = template("x:1");
+            template["spec"]["hostnameOverride"] = name.into();
+            template
+        };
+        let mut stored = Revision::clone(&revision(1, "x:1"));
+        stored.template = Arc::new(with("a"));
+        let stored = [Arc::new(stored)];
+        assert!(matches!(decide(&stored, &with("a"), "web", 0), Decision::Use(_)));
+        assert!(matches!(decide(&stored, &with("b"), "web", 0), Decision::Create { .. }));
+    }
+
+    #[test]
+    fn projected_and_file_sources_of_later_versions_are_left_out_of_what_was_known() {
+        let mut live = template("x:1");
+        live["spec"]["volumes"] = json!([{"name": "v", "projected": {"sources": [{"podCertificate":
+            {"signerName": "s", "keyType": "RSA"}}]}}]);
+        live["spec"]["containers"][0]["env"] = json!([{"name": "E", "valueFrom": {"fileKeyRef":
+            {"volumeName": "v", "path": "p", "key": "k"}}}]);
+        let known = known::as_of_1_32(&live).unwrap();
+        assert_eq!(known["spec"]["volumes"][0]["projected"]["sources"], json!([{}]));
+        assert_eq!(known["spec"]["containers"][0]["env"][0]["valueFrom"], json!({}));
     }
 
     #[test]

@@ -5,6 +5,31 @@ use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde_json::{Map, Value};
+
+/// Labels of an object, however they are kept.
+pub trait LabelSource {
+    /// The value of a label.
+    fn value_of(&self, key: &str) -> Option<&str>;
+}
+
+impl LabelSource for BTreeMap<Arc<str>, Arc<str>> {
+    fn value_of(&self, key: &str) -> Option<&str> {
+        self.get(key).map(AsRef::as_ref)
+    }
+}
+
+impl LabelSource for BTreeMap<String, String> {
+    fn value_of(&self, key: &str) -> Option<&str> {
+        self.get(key).map(String::as_str)
+    }
+}
+
+impl LabelSource for Map<String, Value> {
+    fn value_of(&self, key: &str) -> Option<&str> {
+        self.get(key).and_then(Value::as_str)
+    }
+}
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Operator {
@@ -23,9 +48,9 @@ struct Requirement {
 }
 
 impl Requirement {
-    fn matches(&self, labels: &BTreeMap<Arc<str>, Arc<str>>) -> bool {
-        let listed = |value: &Arc<str>| self.values.iter().any(|wanted| **wanted == **value);
-        match (self.operator, labels.get(self.key.as_str())) {
+    fn matches(&self, labels: &impl LabelSource) -> bool {
+        let listed = |value: &str| self.values.iter().any(|wanted| *wanted == value);
+        match (self.operator, labels.value_of(&self.key)) {
             (Operator::Equals | Operator::In, value) => value.is_some_and(listed),
             (Operator::NotIn, value) => !value.is_some_and(listed),
             (Operator::Exists, value) => value.is_some(),
@@ -100,7 +125,7 @@ impl Selector {
     }
 
     /// True if the labels meet all requirements.
-    pub fn matches(&self, labels: &BTreeMap<Arc<str>, Arc<str>>) -> bool {
+    pub fn matches(&self, labels: &impl LabelSource) -> bool {
         self.requirements.iter().all(|requirement| requirement.matches(labels))
     }
 }

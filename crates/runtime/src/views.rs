@@ -2,7 +2,7 @@
 
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::PodView;
-use kruise_common::revision::Revision;
+use kruise_common::revision::{Revision, orphans_of};
 
 use crate::store::View;
 
@@ -38,6 +38,7 @@ impl View for Revision {
     }
 
     fn owners(&self) -> Vec<Uid> {
-        self.controller.iter().cloned().collect()
+        // Those that nobody controls are found by namespace.
+        vec![self.controller.clone().unwrap_or_else(|| orphans_of(&self.key.namespace))]
     }
 }

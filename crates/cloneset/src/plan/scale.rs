@@ -97,8 +97,9 @@ fn create(seen: &Observed, diff: &Diff, rows: &[Row], ids: &mut dyn FnMut() -> S
         plan.wake(gone_in);
     }
     let chosen = instance_ids(seen, count, ids);
+    let one_revision = seen.update_revision.name() == seen.current_revision.name();
     for (index, id) in chosen.iter().enumerate() {
-        let update = index as i64 >= diff.up_old;
+        let update = index as i64 >= diff.up_old || one_revision;
         let revision: &Arc<Revision> = if update { &seen.update_revision } else { &seen.current_revision };
         plan.actions.push(Action::Create {
             name: format!("{}-{id}", seen.key.name),

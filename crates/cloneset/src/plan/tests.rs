@@ -266,6 +266,36 @@ fn one_pod_that_cannot_be_updated_in_place_stops_no_other() {
     let plan = planned(&seen);
     assert_eq!(told(&plan), ["update web-2 to web-b"]);
     assert_eq!(plan.held[0].reason, HoldReason::InPlaceOnly);
+    let why = "1 pod waits: the change is not possible in place (revision web-unknown is not in the history), and the \
+               policy is InPlaceOnly";
+    assert_eq!(plan.held[0].message(), why);
+}
+
+#[test]
+fn pods_kept_by_the_partition_are_told_apart_from_those_that_wait_and_alarm_nobody() {
+    let mut seen =
+        set(settings(4), ["web-1", "web-2", "web-3", "web-4"].map(|name| pod(name).at("web-a").ready()));
+    seen.settings.policy = PodUpdatePolicy::InPlaceIfPossible;
+    seen.settings.partition = Some(IntOrPercent::Percent(50.0));
+    let holds = |seen: &Observed| -> Vec<_> {
+        planned(seen).held.iter().map(|hold| (hold.reason, hold.count, hold.message())).collect()
+    };
+    let kept = "2 pods wait: partition 2 keeps them at the current revision".to_owned();
+    let full = "1 pod waits: maxUnavailable 1 allows no more".to_owned();
+    assert_eq!(
+        holds(&seen),
+        [(HoldReason::Partition, 2, kept.clone()), (HoldReason::MaxUnavailable, 1, full)]
+    );
+
+    seen.pods = ["web-1", "web-2"].map(|name| Arc::new(pod(name).ready().0)).into();
+    seen.pods.extend(["web-3", "web-4"].map(|name| Arc::new(pod(name).at("web-a").ready().0)));
+    assert_eq!(holds(&seen), [(HoldReason::Partition, 2, kept)]);
+    let status = status_of(&seen, &Failures::default(), &planned(&seen).held);
+    assert_eq!(status.conditions, None, "it was asked for");
+
+    seen.settings.partition = None;
+    seen.settings.on_delete = true;
+    assert_eq!(holds(&seen), []);
 }
 
 #[test]

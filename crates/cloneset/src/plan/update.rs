@@ -103,7 +103,11 @@ fn refresh_pod(seen: &Observed, options: &Options, row: &mut Row, arrived: bool,
 /// Chooses the pods that move to another revision now, within the budgets.
 pub(super) fn plan(seen: &Observed, options: &Options, rows: &mut [Row], plan: &mut Plan) {
     let diff = difference(seen, options, rows, false);
-    if seen.settings.on_delete || diff.update == 0 {
+    if seen.settings.on_delete {
+        return;
+    }
+    if diff.update == 0 {
+        kept_back(seen, rows, &[], plan);
         return;
     }
     if seen.settings.paused {
@@ -117,17 +121,19 @@ pub(super) fn plan(seen: &Observed, options: &Options, rows: &mut [Row], plan: &
     let mut slow = rows.iter().filter(|row| !row.available && at_revision(&row.pod, &target)).count() as i64;
 
     let order = candidates(seen, rows, diff.update < 0);
+    let mut taken = Vec::new();
     let mut left = diff.update.unsigned_abs() as usize;
     let mut steps = Steps::new(seen, options, &target);
     let mut waiting = Vec::new();
-    for index in order {
-        if left == 0 {
-            break;
-        }
+    let mut order = order.into_iter();
+    while left > 0 {
+        let Some(index) = order.next() else { break };
+        taken.push(index);
         let Some(row) = rows.get_mut(index) else { continue };
         let step = steps.decide(row);
         if let Step::Refused(reason) = step {
-            steps.held.entry(reason).or_default().push(row.pod.key.name.clone());
+            let why = steps.why_not(&row.pod);
+            steps.held.entry((reason, why)).or_default().push(row.pod.key.name.clone());
             continue;
         }
         left -= 1;
@@ -149,8 +155,11 @@ pub(super) fn plan(seen: &Observed, options: &Options, rows: &mut [Row], plan: &
         }
         steps.take(row, step, plan);
     }
-    for (reason, pods) in steps.held {
-        plan.hold(hold(reason, pods));
+    for ((reason, setting), pods) in steps.held {
+        plan.hold(Hold { setting, ..hold(reason, pods) });
+    }
+    if diff.update > 0 {
+        kept_back(seen, rows, &taken, plan);
     }
     waiting.sort();
     plan.hold(Hold {
@@ -160,6 +169,17 @@ pub(super) fn plan(seen: &Observed, options: &Options, rows: &mut [Row], plan: &
         waiting,
         blockers: blockers(rows),
     });
+}
+
+/// Pods whose turn does not come, because the partition keeps them: told apart from those that wait for a budget.
+fn kept_back(seen: &Observed, rows: &[Row], taken: &[usize], plan: &mut Plan) {
+    let partition = seen.settings.limits().partition;
+    if partition == 0 {
+        return;
+    }
+    let stays = |(index, row): &(usize, &Row)| !row.updated && !taken.contains(index);
+    let kept = rows.iter().enumerate().filter(stays).map(|(_, row)| row.pod.key.name.clone()).collect();
+    plan.hold(Hold { setting: format!("partition {partition}"), ..hold(HoldReason::Partition, kept) });
 }
 
 /// Where pods go: forward to the update revision, or back to the current one.
@@ -199,7 +219,7 @@ enum Step {
     /// Tell its hook.
     Prepare { restore: bool },
     /// Change it while it runs.
-    Start(UpdateSpec),
+    Start(Box<UpdateSpec>),
     /// It cannot be updated; others can.
     Refused(HoldReason),
 }
@@ -209,8 +229,8 @@ struct Steps<'a> {
     seen: &'a Observed,
     options: &'a Options,
     target: &'a Arc<Revision>,
-    changes: BTreeMap<Arc<str>, Option<UpdateSpec>>,
-    held: BTreeMap<HoldReason, Vec<Arc<str>>>,
+    changes: BTreeMap<Arc<str>, Result<UpdateSpec, String>>,
+    held: BTreeMap<(HoldReason, String), Vec<Arc<str>>>,
 }
 
 impl<'a> Steps<'a> {
@@ -218,9 +238,17 @@ impl<'a> Steps<'a> {
         Self { seen, options, target, changes: BTreeMap::new(), held: BTreeMap::new() }
     }
 
-    /// How a pod could be changed while it runs; `None` if it cannot.
-    fn change(&mut self, pod: &PodView) -> Option<UpdateSpec> {
-        let label = pod.labels.get(CONTROLLER_REVISION_HASH)?;
+    /// Why a pod cannot be changed while it runs; empty if it can, or was not asked about.
+    fn why_not(&self, pod: &PodView) -> String {
+        let known = pod.labels.get(CONTROLLER_REVISION_HASH).and_then(|label| self.changes.get(label));
+        known.and_then(|change| change.as_ref().err()).cloned().unwrap_or_default()
+    }
+
+    /// How a pod could be changed while it runs, or why it cannot.
+    fn change(&mut self, pod: &PodView) -> Result<UpdateSpec, String> {
+        let Some(label) = pod.labels.get(CONTROLLER_REVISION_HASH) else {
+            return Err("it has no revision label".to_owned());
+        };
         if let Some(known) = self.changes.get(label) {
             return known.clone();
         }
@@ -228,10 +256,11 @@ impl<'a> Steps<'a> {
             ignore_vct: self.seen.settings.policy == PodUpdatePolicy::InPlaceOnly,
             ..self.options.in_place
         };
-        let change =
-            revision_of(self.seen, pod).and_then(|from| inplace::diff(from, self.target, options).ok()).map(
-                |change| UpdateSpec { grace_seconds: i64::from(self.seen.settings.grace_seconds), ..change },
-            );
+        let grace_seconds = i64::from(self.seen.settings.grace_seconds);
+        let change = revision_of(self.seen, pod)
+            .ok_or_else(|| format!("revision {label} is not in the history"))
+            .and_then(|from| inplace::diff(from, self.target, options).map_err(|why| why.to_string()))
+            .map(|change| UpdateSpec { grace_seconds, ..change });
         self.changes.insert(label.clone(), change.clone());
         change
     }
@@ -241,7 +270,7 @@ impl<'a> Steps<'a> {
             return Step::Wait(None);
         }
         let policy = self.seen.settings.policy;
-        let change = if policy == PodUpdatePolicy::ReCreate { None } else { self.change(&row.pod) };
+        let change = if policy == PodUpdatePolicy::ReCreate { None } else { self.change(&row.pod).ok() };
         let Some(change) = change else {
             return if policy == PodUpdatePolicy::InPlaceOnly {
                 Step::Refused(HoldReason::InPlaceOnly)
@@ -259,7 +288,7 @@ impl<'a> Steps<'a> {
             LifecycleState::Normal
             | LifecycleState::PreparingNormal
             | LifecycleState::PreparingUpdate
-            | LifecycleState::Updating => Step::Start(change),
+            | LifecycleState::Updating => Step::Start(Box::new(change)),
             LifecycleState::Updated if lifecycle.is_some_and(|hooks| hooks.in_place_update.is_some()) => {
                 Step::Prepare { restore: true }
             }
@@ -274,7 +303,7 @@ impl<'a> Steps<'a> {
         let pod = row.pod.clone();
         if let Step::Wait(reason) = step {
             if let Some(reason) = reason {
-                self.held.entry(reason).or_default().push(pod.key.name.clone());
+                self.held.entry((reason, String::new())).or_default().push(pod.key.name.clone());
             }
             return;
         }
