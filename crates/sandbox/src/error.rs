@@ -157,6 +157,8 @@ pub enum Reason {
     InternalError,
     /// 500 without a reason.
     Unknown,
+    /// 501.
+    NotImplemented,
     /// 503.
     ServiceUnavailable,
     /// 504: the server could not answer in time; the client should try again.
@@ -198,6 +200,7 @@ impl Reason {
             Self::TooManyRequests => "TooManyRequests",
             Self::InternalError => "InternalError",
             Self::Unknown => "",
+            Self::NotImplemented => "NotImplemented",
             Self::ServiceUnavailable => "ServiceUnavailable",
             Self::ServerTimeout => "ServerTimeout",
             Self::Timeout => "Timeout",
@@ -221,6 +224,7 @@ impl Reason {
             Self::Invalid => 422,
             Self::TooManyRequests => 429,
             Self::InternalError | Self::Unknown => 500,
+            Self::NotImplemented => 501,
             Self::ServiceUnavailable => 503,
             Self::Timeout | Self::ServerTimeout => 504,
             Self::Other(code, _) => code,

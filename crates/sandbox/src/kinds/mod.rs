@@ -28,6 +28,7 @@ use crate::resource::Resource;
 use check::Checks;
 
 pub use convert::convert;
+pub(crate) use names::{label_value, qualified_name};
 
 /// Reads an object of a built-in kind as the API server does: wrong JSON types are refused, unknown fields are removed
 /// and their paths (`spec.foo`) answered, nulls and empty values go as they do in the API server's own structures.

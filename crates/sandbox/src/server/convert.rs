@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::handler::Call;
 use super::storage::Stored;
 use crate::error::ApiError;
+use crate::kinds;
 use crate::resource::{Conversion, Resource};
 
 /// Objects of one resource can be written out in the version without being changed (but for `apiVersion`).
@@ -74,9 +75,12 @@ async fn convert(
     to: &Resource,
     version: &str,
 ) -> Result<Vec<Value>, ApiError> {
-    for value in &mut values {
-        retype(value, to, version);
+    let api_version = to.api_version(version);
+    if !to.custom {
+        values.iter_mut().for_each(|value| kinds::convert(value, &api_version));
+        return Ok(values);
     }
     std::future::ready(()).await;
+    values.iter_mut().for_each(|value| retype(value, to, version));
     Ok(values)
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, write_list};
 use super::decode;
+use super::effects::{CLEANUP, CRDS};
 use super::handler::Call;
 use super::read::{self, Selection};
 use super::storage::{Refused, Stored, lock};
@@ -185,7 +186,8 @@ pub(crate) async fn delete(
         let current = found.ok_or_else(|| ApiError::not_found(&call.resource, name))?;
         check_preconditions(call, name, &current.value, options)?;
         super::pipeline::delete(call, &current.value).await?;
-        let step = next(call, &current.value, options, call.server.now());
+        let instances = call.table == CRDS && !options.dry_run && call.server.clear_instances(&current.value);
+        let step = next(call, &current.value, options, instances);
         if options.dry_run {
             return Ok(match step {
                 Step::Wait => Deleted::Waiting(current),
@@ -253,7 +255,8 @@ enum Step {
 }
 
 /// What a delete of an object in this state does.
-fn next(call: &Call, current: &Value, options: &Options, now: Timestamp) -> Step {
+fn next(call: &Call, current: &Value, options: &Options, instances: bool) -> Step {
+    let now = call.server.now();
     let mut value = current.clone();
     let graceful = match grace(call, current, options, now) {
         Grace::Pending => return Step::Wait,
@@ -267,7 +270,10 @@ fn next(call: &Call, current: &Value, options: &Options, now: Timestamp) -> Step
             true
         }
     };
-    let finalizers = finalizers(current, options);
+    let mut finalizers = finalizers(current, options);
+    if instances && !finalizers.iter().any(|one| one == CLEANUP) {
+        finalizers.push(CLEANUP.to_owned());
+    }
     let held = !finalizers.is_empty() || holds_namespace(call, current);
     object::set_meta(
         &mut value,

@@ -11,7 +11,7 @@ use super::answer::{Accept, Answer, Body, BodyError};
 use super::fault::Fate;
 use super::route::{self, Query, RequestInfo, Route, Target, Verb};
 use super::storage::lock;
-use super::{Server, delete, read, watch, write};
+use super::{Server, delete, read, sub, watch, write};
 use crate::builtin;
 use crate::error::ApiError;
 use crate::resource::{Resource, Version};
@@ -57,6 +57,23 @@ impl Call {
         let (mut warnings, text) = (lock(&self.warnings), text.into());
         if !warnings.contains(&text) {
             warnings.push(text);
+        }
+    }
+
+    /// The same request on an object of another resource.
+    pub(crate) fn on(&self, resource: &Arc<Resource>, info: RequestInfo) -> Self {
+        let (table, stored_as) = self.server.stored_as(resource);
+        Self {
+            server: self.server.clone(),
+            info,
+            resource: Arc::clone(resource),
+            stored_as,
+            table,
+            query: self.query.clone(),
+            headers: self.headers.clone(),
+            body: self.body.clone(),
+            accept: self.accept,
+            warnings: Mutex::new(Vec::new()),
         }
     }
 
@@ -256,7 +273,12 @@ fn retry_after(response: &mut Response<Body>, error: &ApiError) {
 async fn dispatch(call: &Arc<Call>) -> Result<Answer, ApiError> {
     dry_run(call)?;
     if call.subresource().is_some_and(|name| name != "status") {
-        return super::sub::run(call).await;
+        return sub::run(call).await;
+    }
+    if call.info.verb == Verb::Create
+        && let Some(answer) = sub::unstored(call).await
+    {
+        return answer;
     }
     match call.info.verb {
         Verb::Get => read::get(call).await,

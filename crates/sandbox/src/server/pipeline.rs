@@ -1,24 +1,113 @@
-//! What happens to an object between the request and the store: defaults, preparation, admission, validation.
+//! What happens to an object between the request and the store: decoding, defaults, admission, validation.
+//!
+//! All of it speaks the version of the request; [`super::convert`] turns the result into what is stored.
 
 use serde_json::Value;
 
 use super::handler::Call;
-use super::names;
 use crate::error::{ApiError, FieldError};
-use crate::object;
+use crate::schema::Structural;
+use crate::{crd, kinds, object};
+
+/// Which rules an update follows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Rules<'a> {
+    /// Those of the object itself (`None`) or of a subresource that writes the object.
+    Of(Option<&'a str>),
+    /// None: the server itself changes the object.
+    Raw,
+}
+
+/// How unknown and duplicate fields are met: the `fieldValidation` parameter.
+fn strictness(call: &Call) -> &str {
+    match call.query.get("fieldValidation") {
+        "" => "Warn",
+        given => given,
+    }
+}
+
+fn structural(call: &Call) -> Option<&Structural> {
+    call.version().and_then(|version| version.structural.as_ref())
+}
+
+/// Reads the fields of an object that a client sent: their types, unknown ones, defaults.
+pub(crate) fn decode(call: &Call, value: &mut Value) -> Result<(), ApiError> {
+    let (kind, version) = (&call.resource.kind, &call.info.version);
+    let wrap = |why: &str| format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}");
+    let unknown = remove_unknown(call, value)?;
+    match strict_error(call, &unknown) {
+        Some(text) => Err(ApiError::bad_request(wrap(&text))),
+        None => Ok(()),
+    }
+}
+
+/// The same for the result of a patch, whose refusals are worded differently.
+pub(crate) fn decode_patched(call: &Call, value: &mut Value) -> Result<(), ApiError> {
+    let refused = |value: &Value, why: &str| {
+        let shown = Value::from(value.to_string());
+        ApiError::invalid("", "", "", &[FieldError::invalid("patch", &shown, why)])
+    };
+    let before = value.clone();
+    let unknown = remove_unknown(call, value).map_err(|error| {
+        let prefix = format!("cannot be handled as a {}: ", call.resource.kind);
+        let why = error.message.split_once(&prefix).map_or(error.message.as_str(), |(_, why)| why);
+        refused(&before, why)
+    })?;
+    match strict_error(call, &unknown) {
+        Some(text) => Err(refused(&before, &text)),
+        None => Ok(()),
+    }
+}
+
+fn remove_unknown(call: &Call, value: &mut Value) -> Result<Vec<String>, ApiError> {
+    if !call.resource.custom {
+        return kinds::decode(&call.resource, &call.info.version, value);
+    }
+    let Some(schema) = structural(call) else { return Ok(Vec::new()) };
+    let unknown = schema.prune(value);
+    schema.default(value);
+    Ok(unknown)
+}
+
+/// The error for unknown fields, if they are one; otherwise they are warned of.
+fn strict_error(call: &Call, unknown: &[String]) -> Option<String> {
+    if unknown.is_empty() {
+        return None;
+    }
+    let texts: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+    match strictness(call) {
+        "Strict" => Some(format!("strict decoding error: {}", texts.join(", "))),
+        "Warn" => {
+            texts.into_iter().for_each(|text| call.warn(text));
+            None
+        }
+        _ => None,
+    }
+}
 
 /// Fills in what the server decides about a new object, and checks it.
 pub(crate) async fn create(call: &Call, value: &mut Value) -> Result<(), ApiError> {
-    let server = &call.server;
     identify(call, value);
-    if call.resource.custom {
-        custom_create(call, value);
-    }
+    prepare_create(call, value);
     std::future::ready(()).await;
-    let mut errors = names::validate_create(&call.resource, value);
-    errors.extend(field_errors(call, None, value));
-    let _ = server;
+    let mut errors = kinds::validate_create(&call.resource, value);
+    if let Some(schema) = structural(call) {
+        errors.extend(schema.validate(value, None));
+    } else if is_crd(call) {
+        errors.extend(crd::validate_create(value));
+    }
     refuse(call, value, &errors)
+}
+
+fn prepare_create(call: &Call, value: &mut Value) {
+    kinds::prepare_create(&call.resource, value, call.server.now());
+    if is_crd(call) {
+        crd::prepare_create(value);
+    }
+}
+
+fn is_crd(call: &Call) -> bool {
+    call.resource.plural == "customresourcedefinitions" && call.resource.group == "apiextensions.k8s.io"
 }
 
 /// System fields and the name of a new object.
@@ -48,95 +137,45 @@ fn identify(call: &Call, value: &mut Value) {
     }
 }
 
-fn has_status(call: &Call) -> bool {
-    call.version().is_some_and(|version| version.subresources.iter().any(|name| name == "status"))
-}
-
-fn custom_create(call: &Call, value: &mut Value) {
-    if has_status(call)
-        && let Some(map) = value.as_object_mut()
-    {
-        map.remove("status");
-    }
-    object::set_meta(value, "generation", Value::from(1));
-}
-
 /// Carries over what an update may not change, and checks the result.
-pub(crate) async fn update(call: &Call, old: &Value, new: &mut Value) -> Result<(), ApiError> {
-    keep_meta(old, new);
-    if call.resource.custom {
-        custom_update(call, old, new);
+pub(crate) async fn update(
+    call: &Call,
+    subresource: Option<&str>,
+    old: &Value,
+    new: &mut Value,
+) -> Result<(), ApiError> {
+    let meta = object::meta_mut(new);
+    if call.resource.namespaced {
+        meta.insert("namespace".to_owned(), Value::from(call.info.namespace.as_str()));
     }
+    prepare_update(call, subresource, old, new);
     std::future::ready(()).await;
-    let mut errors = names::validate_update(old, new);
-    errors.extend(field_errors(call, Some(old), new));
+    let mut errors = kinds::validate_update(&call.resource, subresource, old, new);
+    if let Some(schema) = structural(call) {
+        errors.extend(match subresource {
+            Some("status") => schema.validate_status(new, old),
+            _ => schema.validate(new, Some(old)),
+        });
+    } else if is_crd(call) && subresource.is_none() {
+        errors.extend(crd::validate_update(old, new));
+    }
     refuse(call, new, &errors)
 }
 
-fn keep_meta(old: &Value, new: &mut Value) {
-    let before = old.get("metadata").cloned().unwrap_or_default();
-    let meta = object::meta_mut(new);
-    for field in ["name", "namespace", "uid", "creationTimestamp", "generation", "deletionTimestamp"] {
-        match before.get(field) {
-            Some(value) => meta.insert(field.to_owned(), value.clone()),
-            None if field == "deletionTimestamp" => None,
-            None => meta.remove(field),
-        };
-    }
-    if let (Some(value), false) = (
-        before.get("deletionGracePeriodSeconds"),
-        meta.get("deletionGracePeriodSeconds").is_some_and(|seconds| !seconds.is_null()),
-    ) {
-        meta.insert("deletionGracePeriodSeconds".to_owned(), value.clone());
-    }
-    for field in ["generateName", "selfLink"] {
-        if meta.get(field).is_some_and(|value| value.is_null() || value == "") {
-            meta.remove(field);
-        }
-    }
-    meta.retain(|_, value| !value.is_null());
-}
-
-fn custom_update(call: &Call, old: &Value, new: &mut Value) {
-    if call.subresource() == Some("status") {
-        let status = new.get("status").cloned();
-        let managed = new.pointer("/metadata/managedFields").cloned();
-        *new = old.clone();
-        put(new, "status", status);
-        if let Some(managed) = managed {
-            object::set_meta(new, "managedFields", managed);
-        }
-        return;
-    }
-    if has_status(call) {
-        put(new, "status", old.get("status").cloned());
-    }
-    if !same_but(old, new, &["metadata", "status"][..if has_status(call) { 2 } else { 1 }]) {
-        let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
-        object::set_meta(new, "generation", Value::from(generation + 1));
+fn prepare_update(call: &Call, subresource: Option<&str>, old: &Value, new: &mut Value) {
+    kinds::prepare_update(&call.resource, subresource, old, new);
+    if is_crd(call) && subresource.is_none() {
+        // Its generation is counted there as well: start from the old one.
+        let generation = old.pointer("/metadata/generation").cloned().unwrap_or_default();
+        object::set_meta(new, "generation", generation);
+        crd::prepare_update(old, new);
     }
 }
 
-fn put(value: &mut Value, field: &str, content: Option<Value>) {
-    if let Some(map) = value.as_object_mut() {
-        match content {
-            Some(content) => map.insert(field.to_owned(), content),
-            None => map.remove(field),
-        };
-    }
-}
-
-/// The objects are equal but for these fields (and `apiVersion`).
-fn same_but(a: &Value, b: &Value, ignored: &[&str]) -> bool {
-    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
-    let counts = |key: &str| key != "apiVersion" && !ignored.contains(&key);
-    let left = a.iter().filter(|(key, _)| counts(key));
-    let right = b.iter().filter(|(key, _)| counts(key));
-    left.eq(right)
-}
-
-fn field_errors(_call: &Call, _old: Option<&Value>, _new: &Value) -> Vec<FieldError> {
-    Vec::new()
+/// Asks who may object to a deletion.
+pub(crate) async fn delete(_call: &Call, _current: &Value) -> Result<(), ApiError> {
+    std::future::ready(()).await;
+    Ok(())
 }
 
 fn refuse(call: &Call, value: &Value, errors: &[FieldError]) -> Result<(), ApiError> {
@@ -144,10 +183,4 @@ fn refuse(call: &Call, value: &Value, errors: &[FieldError]) -> Result<(), ApiEr
         return Ok(());
     }
     Err(ApiError::invalid_object(&call.resource, object::name(value), errors))
-}
-
-/// Asks who may object to a deletion.
-pub(crate) async fn delete(_call: &Call, _current: &Value) -> Result<(), ApiError> {
-    std::future::ready(()).await;
-    Ok(())
 }

@@ -146,7 +146,7 @@ impl Parser {
         let Some(Token::Word(key)) = first else {
             return Err(format!("found '{}', expected: identifier", Self::text(first.as_ref())));
         };
-        if let Some(why) = super::names::qualified_name(&key).into_iter().next() {
+        if let Some(why) = crate::kinds::qualified_name(&key).into_iter().next() {
             return Err(format!("<nil>: Invalid value: {key:?}: {why}"));
         }
         if negated {
@@ -169,7 +169,7 @@ impl Parser {
         };
         if let Test::In(values) | Test::NotIn(values) = &test {
             for (index, value) in values.iter().enumerate() {
-                if let Some(why) = super::names::label_value(value).into_iter().next() {
+                if let Some(why) = crate::kinds::label_value(value).into_iter().next() {
                     return Err(format!("values[{index}][{key}]: Invalid value: {value:?}: {why}"));
                 }
             }

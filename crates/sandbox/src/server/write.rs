@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::handler::Call;
+use super::pipeline::{self, Rules};
+use super::route::Verb;
 use super::storage::{Refused, Stored, lock};
-use super::{convert, decode, pipeline, read};
-use crate::error::{ApiError, MODIFIED, Reason};
+use super::{convert, decode, read};
+use crate::error::{ApiError, FieldError, MODIFIED, Reason};
 use crate::resource::Resource;
 use crate::{object, patch};
 
@@ -19,7 +21,8 @@ const TRIES: usize = 20;
 
 /// POST of an object.
 pub(crate) async fn create(call: &Arc<Call>) -> Result<Answer, ApiError> {
-    let value = decode::object(call)?;
+    let mut value = decode::object(call)?;
+    pipeline::decode(call, &mut value)?;
     let stored = create_object(call, value).await?;
     read::answer(call, StatusCode::CREATED, stored).await
 }
@@ -115,11 +118,11 @@ fn namespace_allows(call: &Call, value: &Value) -> Result<(), ApiError> {
 
 /// PUT of an object.
 pub(crate) async fn update(call: &Arc<Call>) -> Result<Answer, ApiError> {
-    let value = decode::object(call)?;
+    let mut value = decode::object(call)?;
+    pipeline::decode(call, &mut value)?;
     check_name(call, &value)?;
     check_namespace(call, &value)?;
-    let expected = object::resource_version(&value).to_owned();
-    let stored = change(call, &expected, |_| Ok(value.clone())).await?;
+    let stored = change(call, Rules::Of(call.subresource()), |_| Ok(value.clone())).await?;
     read::answer(call, StatusCode::OK, stored).await
 }
 
@@ -138,16 +141,17 @@ fn check_name(call: &Call, value: &Value) -> Result<(), ApiError> {
 
 /// Changes the addressed object: `make` gets it in the request's version and returns what it is to become.
 ///
-/// `expected` is the resourceVersion it must have; when empty, the change is made on whatever is there.
+/// A resourceVersion in that result which is not the current one is a conflict; without one, the change is made on
+/// whatever is there.
 pub(crate) async fn change(
     call: &Call,
-    expected: &str,
+    rules: Rules<'_>,
     make: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Arc<Stored>, ApiError> {
     let key = call.key();
     for _ in 0..TRIES {
         let current = lock(&call.server.0.store).get(&call.table, &key).ok_or_else(|| call.not_found())?;
-        if let Some(stored) = try_change(call, &key, expected, &current, &make).await? {
+        if let Some(stored) = try_change(call, &key, rules, &current, &make).await? {
             return Ok(stored);
         }
     }
@@ -158,30 +162,17 @@ pub(crate) async fn change(
 async fn try_change(
     call: &Call,
     key: &str,
-    expected: &str,
+    rules: Rules<'_>,
     current: &Arc<Stored>,
     make: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Option<Arc<Stored>>, ApiError> {
-    let conflict = |why: &str| ApiError::conflict(&call.resource, &call.info.name, why);
     let old = convert::copy(call, current).await?;
     let mut new = make(&old)?;
     check_uid(call, &old, &new)?;
-    let given = object::resource_version(&new);
-    let pinned =
-        if expected.is_empty() { given != object::resource_version(&old) && !given.is_empty() } else { true };
-    let wanted = if expected.is_empty() { given } else { expected };
-    if pinned && wanted != object::resource_version(&old) {
-        if wanted.parse::<u64>().is_err() {
-            let bad = crate::error::FieldError::invalid(
-                "metadata.resourceVersion",
-                &wanted.into(),
-                "must be an unsigned integer",
-            );
-            return Err(ApiError::invalid_object(&call.resource, &call.info.name, &[bad]));
-        }
-        return Err(conflict(MODIFIED));
+    check_version(call, &old, &new)?;
+    if let Rules::Of(subresource) = rules {
+        pipeline::update(call, subresource, &old, &mut new).await?;
     }
-    pipeline::update(call, &old, &mut new).await?;
     object::set_meta(&mut new, "resourceVersion", Value::from(current.rv.to_string()));
     let gone = object::is_deleting(&new) && may_go(&new);
     let new = convert::stored(call, new).await?;
@@ -199,18 +190,49 @@ async fn try_change(
             store.replace(&call.table, key, current.rv, new)
         }
     };
-    match outcome {
-        Ok(stored) => {
-            if gone {
-                call.server.removed(call, &stored);
-            } else {
-                call.server.stored(call, &stored);
-            }
-            Ok(Some(stored))
-        }
-        Err(_) if pinned && !expected.is_empty() => Err(conflict(MODIFIED)),
-        Err(_) => Ok(None),
+    // A change that named its version fails on the next try; one that did not is made anew.
+    let Ok(stored) = outcome else { return Ok(None) };
+    if gone {
+        call.server.removed(call, &stored);
+    } else {
+        call.server.stored(call, &stored);
     }
+    Ok(Some(stored))
+}
+
+fn check_version(call: &Call, old: &Value, new: &Value) -> Result<(), ApiError> {
+    let (given, own) = (object::resource_version(new), object::resource_version(old));
+    if given.is_empty() || given == "0" {
+        if needs_version(&call.resource) && call.info.verb == Verb::Update {
+            let why = "must be specified for an update";
+            let bad = FieldError::invalid("metadata.resourceVersion", &Value::from(0), why);
+            // The API server names the resource where the kind belongs.
+            let (group, plural) = (&call.resource.group, &call.resource.plural);
+            return Err(ApiError::invalid(group, plural, &call.info.name, &[bad]));
+        }
+        return Ok(());
+    }
+    if given == own {
+        return Ok(());
+    }
+    if given.parse::<u64>().is_err() {
+        return Err(ApiError::unexplained(format!(
+            "resourceVersion: Invalid value: {given:?}: strconv.ParseUint: parsing {given:?}: invalid syntax"
+        )));
+    }
+    Err(ApiError::conflict(&call.resource, &call.info.name, MODIFIED))
+}
+
+/// Kinds that cannot be replaced without naming the version that is replaced.
+fn needs_version(resource: &Resource) -> bool {
+    resource.custom
+        || matches!(
+            (resource.group.as_str(), resource.plural.as_str()),
+            ("coordination.k8s.io", "leases")
+                | ("policy", "poddisruptionbudgets")
+                | ("apiextensions.k8s.io" | "admissionregistration.k8s.io", _)
+                | ("discovery.k8s.io", "endpointslices")
+        )
 }
 
 /// Nothing holds back an object that is being deleted any more.
@@ -236,12 +258,14 @@ pub(crate) async fn patch(call: &Arc<Call>) -> Result<Answer, ApiError> {
     read::answer(call, StatusCode::OK, stored).await
 }
 
+/// 415 for a kind of patch that the resource does not take.
+pub(crate) fn unsupported_patch() -> ApiError {
+    let mut error = ApiError::new(Reason::UnsupportedMediaType, "415: Unsupported Media Type");
+    error.details = json!({});
+    error
+}
+
 async fn patch_object(call: &Call) -> Result<Arc<Stored>, ApiError> {
-    let unsupported = || {
-        let mut error = ApiError::new(Reason::UnsupportedMediaType, "415: Unsupported Media Type");
-        error.details = json!({});
-        error
-    };
     let body = match decode::media_type(call) {
         "application/json-patch+json" | "application/merge-patch+json" => {
             decode::patch_value(&call.body, false)?
@@ -249,10 +273,10 @@ async fn patch_object(call: &Call) -> Result<Arc<Stored>, ApiError> {
         "application/strategic-merge-patch+json" if !call.resource.custom => {
             decode::patch_value(&call.body, false)?
         }
-        _ => return Err(unsupported()),
+        _ => return Err(unsupported_patch()),
     };
     let kind = gvk(&call.resource, &call.info.version);
-    change(call, "", |old| {
+    change(call, Rules::Of(call.subresource()), |old| {
         let mut new = match decode::media_type(call) {
             "application/json-patch+json" => {
                 let mut new = old.clone();
@@ -267,6 +291,7 @@ async fn patch_object(call: &Call) -> Result<Arc<Stored>, ApiError> {
             _ => patch::strategic(&kind, old, &body)?,
         };
         decode::check_kind(call, &mut new)?;
+        pipeline::decode_patched(call, &mut new)?;
         check_name(call, &new)?;
         Ok(new)
     })
