@@ -85,20 +85,31 @@ async fn a_wrong_configuration_is_refused(t: Target) {
     apply(&t, "one", json!({"data": {}})).await;
     apply(&t, "one", json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {}})).await;
     apply(&t, "one", json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "z"}})).await;
-    apply(&t, "one", json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "x"}})).await;
+    apply(
+        &t,
+        "one",
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "x"}}),
+    )
+    .await;
     apply(&t, "one", json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}})).await;
     apply(&t, "one", json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "managedFields": [{"manager": "x"}]}})).await;
-    apply(&t, "one", json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "foo": 1})).await;
+    apply(&t, "one", json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "foo": 1}))
+        .await;
     apply(&t, "one", map(json!({"x": 1}))).await;
     for body in ["{", "[]", "a: b: c", ""] {
         t.send(Call::new("PATCH", &format!("{A}?fieldManager=one")).body(APPLY, body)).await;
     }
-    t.patch(&format!("{A}?fieldManager=one&fieldValidation=Strict"), APPLY, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "foo": 1}))
-        .await;
+    t.patch(
+        &format!("{A}?fieldManager=one&fieldValidation=Strict"),
+        APPLY,
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "foo": 1}),
+    )
+    .await;
 }
 
 async fn preconditions_hold(t: Target) {
-    let with = |meta: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"x": "1"}});
+    let with =
+        |meta: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"x": "1"}});
     apply(&t, "one", with(json!({"name": "a", "resourceVersion": "1"}))).await;
     apply(&t, "one", with(json!({"name": "a", "resourceVersion": "1"}))).await;
     apply(&t, "one", with(json!({"name": "a", "uid": "abc"}))).await;
@@ -140,7 +151,10 @@ async fn an_absent_object_is_made_by_apply_only(t: Target) {
 
 async fn a_status_apply_owns_the_status(t: Target) {
     let pods = "/api/v1/namespaces/{ns}/pods";
-    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| a.code == 200).await;
+    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| {
+        a.code == 200
+    })
+    .await;
     t.given(pods, json!({"metadata": {"name": "a"}, "spec": {"automountServiceAccountToken": false, "schedulerName": "none", "containers": [{"name": "c", "image": "i:1"}]}}))
         .await;
     let status = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "status": {"conditions": [{"type": "example.com/x", "status": "True"}]}});

@@ -48,7 +48,11 @@ async fn a_generated_name_keeps_its_prefix(t: Target) {
     let second = t.quiet(Call::new("POST", MAPS).json(&json!({"metadata": {"generateName": "g-"}}))).await;
     assert_ne!(first.name(), second.name());
     let alphabet = "bcdfghjklmnpqrstvwxz2456789";
-    assert!(first.name().strip_prefix("g-").unwrap().chars().all(|c| alphabet.contains(c)), "{}", first.name());
+    assert!(
+        first.name().strip_prefix("g-").unwrap().chars().all(|c| alphabet.contains(c)),
+        "{}",
+        first.name()
+    );
     t.post(MAPS, json!({"metadata": {"name": "both", "generateName": "g-"}})).await;
     t.post(MAPS, json!({"metadata": {}})).await;
 }
@@ -61,12 +65,17 @@ async fn a_taken_name_is_refused(t: Target) {
 
 async fn a_wrong_name_is_refused(t: Target) {
     t.post(MAPS, map("A_b")).await;
-    t.post("/api/v1/namespaces/{ns}/services", json!({"metadata": {"name": "1.a"}, "spec": {"ports": [{"port": 1}]}}))
-        .await;
+    t.post(
+        "/api/v1/namespaces/{ns}/services",
+        json!({"metadata": {"name": "1.a"}, "spec": {"ports": [{"port": 1}]}}),
+    )
+    .await;
     t.post("/api/v1/namespaces", json!({"metadata": {"name": "a.b"}})).await;
     t.post(MAPS, map(&"x".repeat(254))).await;
-    t.post("/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}/roles", json!({"metadata": {"name": "a/b"}})).await;
-    t.post("/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}/roles", json!({"metadata": {"name": "A:b"}})).await;
+    t.post("/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}/roles", json!({"metadata": {"name": "a/b"}}))
+        .await;
+    t.post("/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}/roles", json!({"metadata": {"name": "A:b"}}))
+        .await;
 }
 
 async fn a_wrong_namespace_is_refused(t: Target) {
@@ -90,7 +99,8 @@ async fn a_terminating_namespace_takes_nothing_new(t: Target) {
     t.quiet(Call::new("DELETE", "/api/v1/namespaces/{ns}-held")).await;
     t.post(maps, map("b")).await;
     t.quiet(
-        Call::new("PATCH", &format!("{maps}/held")).body(crate::harness::MERGE, r#"{"metadata":{"finalizers":null}}"#),
+        Call::new("PATCH", &format!("{maps}/held"))
+            .body(crate::harness::MERGE, r#"{"metadata":{"finalizers":null}}"#),
     )
     .await;
 }
@@ -112,11 +122,24 @@ async fn a_body_that_is_no_object_is_refused(t: Target) {
 
 async fn a_field_of_another_type_is_refused(t: Target) {
     t.post(MAPS, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": 5}})).await;
-    t.post(MAPS, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t"}, "data": {"a": 1}})).await;
-    t.post(MAPS, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t"}, "data": []})).await;
-    t.post(MAPS, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t", "labels": {"a": true}}})).await;
+    t.post(
+        MAPS,
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t"}, "data": {"a": 1}}),
+    )
+    .await;
+    t.post(MAPS, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t"}, "data": []}))
+        .await;
+    t.post(
+        MAPS,
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t", "labels": {"a": true}}}),
+    )
+    .await;
     let pods = "/api/v1/namespaces/{ns}/pods";
-    t.post(pods, json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "t"}, "spec": {"containers": {}}})).await;
+    t.post(
+        pods,
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "t"}, "spec": {"containers": {}}}),
+    )
+    .await;
     t.post(pods, json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "t"}, "spec": {"containers": [{"name": 1}]}}))
         .await;
     let deployments = "/apis/apps/v1/namespaces/{ns}/deployments";
@@ -150,11 +173,18 @@ async fn a_body_too_large_is_refused(t: Target) {
 
 async fn unknown_fields_are_refused_warned_of_or_ignored(t: Target) {
     let odd = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "u", "bar": 2}, "foo": 1});
-    for query in ["fieldValidation=Strict", "fieldValidation=Warn&dryRun=All", "dryRun=All", "fieldValidation=Ignore&dryRun=All", "fieldValidation=Bad"] {
+    for query in [
+        "fieldValidation=Strict",
+        "fieldValidation=Warn&dryRun=All",
+        "dryRun=All",
+        "fieldValidation=Ignore&dryRun=All",
+        "fieldValidation=Bad",
+    ] {
         t.post(&format!("{MAPS}?{query}"), odd.clone()).await;
     }
     let twice = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"d","name":"d"}}"#;
-    t.send(Call::new("POST", &format!("{MAPS}?fieldValidation=Strict")).body("application/json", twice)).await;
+    t.send(Call::new("POST", &format!("{MAPS}?fieldValidation=Strict")).body("application/json", twice))
+        .await;
     t.send(Call::new("POST", &format!("{MAPS}?dryRun=All")).body("application/json", twice)).await;
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"automountServiceAccountToken": false, "nodename": "x", "containers": [{"name": "c", "image": "i", "Ports": [], "env": [{"nam": "x"}]}]}});
@@ -207,8 +237,13 @@ async fn labels_annotations_finalizers_and_owners_are_checked(t: Target) {
 async fn keys_of_a_config_map_are_checked(t: Target) {
     t.post(MAPS, json!({"metadata": {"name": "a"}, "data": {"a/b": "x"}})).await;
     t.post(MAPS, json!({"metadata": {"name": "a"}, "data": {"a": "x"}, "binaryData": {"a": "eA=="}})).await;
-    t.post("/api/v1/namespaces/{ns}/secrets", json!({"metadata": {"name": "a"}, "stringData": {"a": "x"}})).await;
-    t.post("/api/v1/namespaces/{ns}/secrets", json!({"metadata": {"name": "b"}, "data": {"a": "not base64"}})).await;
+    t.post("/api/v1/namespaces/{ns}/secrets", json!({"metadata": {"name": "a"}, "stringData": {"a": "x"}}))
+        .await;
+    t.post(
+        "/api/v1/namespaces/{ns}/secrets",
+        json!({"metadata": {"name": "b"}, "data": {"a": "not base64"}}),
+    )
+    .await;
 }
 
 async fn the_field_manager_is_the_user_agent_up_to_its_slash(t: Target) {
@@ -220,9 +255,16 @@ async fn the_field_manager_is_the_user_agent_up_to_its_slash(t: Target) {
 
 async fn pods_are_checked(t: Target) {
     let pods = "/api/v1/namespaces/{ns}/pods";
-    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| a.code == 200).await;
+    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| {
+        a.code == 200
+    })
+    .await;
     t.post(pods, json!({"metadata": {"name": "a"}, "spec": {}})).await;
-    t.post(pods, json!({"metadata": {"name": "a"}, "spec": {"automountServiceAccountToken": false, "containers": []}})).await;
+    t.post(
+        pods,
+        json!({"metadata": {"name": "a"}, "spec": {"automountServiceAccountToken": false, "containers": []}}),
+    )
+    .await;
     let with = |containers: Value| json!({"metadata": {"name": "a"}, "spec": {"automountServiceAccountToken": false, "containers": containers}});
     t.post(pods, with(json!([{"image": "i"}]))).await;
     t.post(pods, with(json!([{"name": "c"}]))).await;
@@ -230,7 +272,11 @@ async fn pods_are_checked(t: Target) {
     t.post(pods, with(json!([{"name": "c", "image": "i"}, {"name": "c", "image": "i"}]))).await;
     t.post(pods, with(json!([{"name": "c", "image": "i", "imagePullPolicy": "Sometimes"}]))).await;
     t.post(pods, with(json!([{"name": "c", "image": "i", "ports": [{"containerPort": 0}]}]))).await;
-    t.post(pods, with(json!([{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]))).await;
+    t.post(
+        pods,
+        with(json!([{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}])),
+    )
+    .await;
     t.post(pods, with(json!([{"name": "c", "image": "i", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}]))).await;
     t.post(pods, with(json!([{"name": "c", "image": "i", "env": [{"name": ""}]}]))).await;
     t.post(pods, json!({"metadata": {"name": "a"}, "spec": {"automountServiceAccountToken": false, "restartPolicy": "Maybe", "dnsPolicy": "X", "containers": [{"name": "c", "image": "i"}]}}))
@@ -240,10 +286,12 @@ async fn pods_are_checked(t: Target) {
 async fn services_and_claims_get_defaults(t: Target) {
     t.post("/api/v1/namespaces/{ns}/services", json!({"metadata": {"name": "headless"}, "spec": {"clusterIP": "None", "selector": {"a": "b"}, "ports": [{"port": 80}]}}))
         .await;
-    t.post("/api/v1/namespaces/{ns}/services", json!({"metadata": {"name": "none"}, "spec": {"ports": []}})).await;
+    t.post("/api/v1/namespaces/{ns}/services", json!({"metadata": {"name": "none"}, "spec": {"ports": []}}))
+        .await;
     let claim = json!({"metadata": {"name": "c"}, "spec": {"storageClassName": "no-such", "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
     t.post("/api/v1/namespaces/{ns}/persistentvolumeclaims?dryRun=All", claim).await;
-    t.post("/api/v1/namespaces/{ns}/persistentvolumeclaims", json!({"metadata": {"name": "c"}, "spec": {}})).await;
+    t.post("/api/v1/namespaces/{ns}/persistentvolumeclaims", json!({"metadata": {"name": "c"}, "spec": {}}))
+        .await;
 }
 
 async fn a_namespace_gets_its_finalizer_and_label(t: Target) {
@@ -252,7 +300,8 @@ async fn a_namespace_gets_its_finalizer_and_label(t: Target) {
 
 async fn deployments_get_defaults_and_are_checked(t: Target) {
     let deployments = "/apis/apps/v1/namespaces/{ns}/deployments?dryRun=All";
-    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
     t.post(deployments, json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}})).await;
     t.post(deployments, json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "c"}}, "template": template}})).await;
     t.post(deployments, json!({"metadata": {"name": "d"}, "spec": {"template": template}})).await;
@@ -260,23 +309,50 @@ async fn deployments_get_defaults_and_are_checked(t: Target) {
 }
 
 async fn several_kinds_get_defaults(t: Target) {
-    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     let selector = json!({"matchLabels": {"a": "b"}});
     let apps = "/apis/apps/v1/namespaces/{ns}";
-    t.post(&format!("{apps}/replicasets?dryRun=All"), json!({"metadata": {"name": "a"}, "spec": {"selector": selector, "template": template}})).await;
+    t.post(
+        &format!("{apps}/replicasets?dryRun=All"),
+        json!({"metadata": {"name": "a"}, "spec": {"selector": selector, "template": template}}),
+    )
+    .await;
     t.post(&format!("{apps}/statefulsets?dryRun=All"), json!({"metadata": {"name": "a"}, "spec": {"serviceName": "s", "selector": selector, "template": template}}))
         .await;
-    t.post(&format!("{apps}/daemonsets?dryRun=All"), json!({"metadata": {"name": "a"}, "spec": {"selector": selector, "template": template}})).await;
-    t.post(&format!("{apps}/controllerrevisions?dryRun=All"), json!({"metadata": {"name": "a"}, "data": {"a": 1}, "revision": 1})).await;
-    t.post(&format!("{apps}/controllerrevisions?dryRun=All"), json!({"metadata": {"name": "a"}, "revision": -1})).await;
-    t.post("/apis/policy/v1/namespaces/{ns}/poddisruptionbudgets?dryRun=All", json!({"metadata": {"name": "a"}, "spec": {"minAvailable": 1, "selector": selector}}))
-        .await;
-    t.post("/apis/coordination.k8s.io/v1/namespaces/{ns}/leases?dryRun=All", json!({"metadata": {"name": "a"}, "spec": {"holderIdentity": "x", "leaseDurationSeconds": 0}}))
-        .await;
+    t.post(
+        &format!("{apps}/daemonsets?dryRun=All"),
+        json!({"metadata": {"name": "a"}, "spec": {"selector": selector, "template": template}}),
+    )
+    .await;
+    t.post(
+        &format!("{apps}/controllerrevisions?dryRun=All"),
+        json!({"metadata": {"name": "a"}, "data": {"a": 1}, "revision": 1}),
+    )
+    .await;
+    t.post(
+        &format!("{apps}/controllerrevisions?dryRun=All"),
+        json!({"metadata": {"name": "a"}, "revision": -1}),
+    )
+    .await;
+    t.post(
+        "/apis/policy/v1/namespaces/{ns}/poddisruptionbudgets?dryRun=All",
+        json!({"metadata": {"name": "a"}, "spec": {"minAvailable": 1, "selector": selector}}),
+    )
+    .await;
+    t.post(
+        "/apis/coordination.k8s.io/v1/namespaces/{ns}/leases?dryRun=All",
+        json!({"metadata": {"name": "a"}, "spec": {"holderIdentity": "x", "leaseDurationSeconds": 0}}),
+    )
+    .await;
     t.post("/apis/coordination.k8s.io/v1/namespaces/{ns}/leases?dryRun=All", json!({"metadata": {"name": "a"}, "spec": {"holderIdentity": "x", "leaseDurationSeconds": 15, "renewTime": "2001-01-01T00:00:00.123456Z"}}))
         .await;
     t.post("/api/v1/namespaces/{ns}/events?dryRun=All", json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "namespace": "{ns}", "name": "p"}, "reason": "R", "message": "m", "type": "Normal"}))
         .await;
     t.post("/api/v1/namespaces/{ns}/serviceaccounts?dryRun=All", json!({"metadata": {"name": "sa"}})).await;
-    t.post("/apis/scheduling.k8s.io/v1/priorityclasses?dryRun=All", json!({"metadata": {"name": "conformance-{ns}"}, "value": 5})).await;
+    t.post(
+        "/apis/scheduling.k8s.io/v1/priorityclasses?dryRun=All",
+        json!({"metadata": {"name": "conformance-{ns}"}, "value": 5}),
+    )
+    .await;
 }

@@ -58,9 +58,11 @@ fn definition() -> Value {
         {"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status", "priority": 1},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     ]);
-    let version = |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": schema},
+    let version = |name: &str, storage: bool| {
+        json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": schema},
         "additionalPrinterColumns": columns, "selectableFields": [{"jsonPath": ".spec.size"}],
-        "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.selector"}}});
+        "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.selector"}}})
+    };
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.{group}"}, "spec": {
         "group": "{group}", "scope": "Namespaced",
         "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "shortNames": ["wd"], "categories": ["all"]},
@@ -68,7 +70,9 @@ fn definition() -> Value {
 }
 
 pub(crate) fn established(answer: &Answer) -> bool {
-    answer.json["status"]["conditions"].as_array().is_some_and(|all| all.iter().any(|c| c["type"] == "Established" && c["status"] == "True"))
+    answer.json["status"]["conditions"]
+        .as_array()
+        .is_some_and(|all| all.iter().any(|c| c["type"] == "Established" && c["status"] == "True"))
 }
 
 /// Creates the definition and waits until it is served.
@@ -82,7 +86,8 @@ pub(crate) async fn define(t: &Target, definition: Value) {
     let plural = definition["spec"]["names"]["plural"].as_str().unwrap();
     for version in definition["spec"]["versions"].as_array().unwrap() {
         let version = version["name"].as_str().unwrap();
-        t.until(&format!("/apis/{group}/{version}/{plural}"), "the resource is served", |a| a.code == 200).await;
+        t.until(&format!("/apis/{group}/{version}/{plural}"), "the resource is served", |a| a.code == 200)
+            .await;
     }
 }
 
@@ -121,17 +126,38 @@ async fn a_wrong_definition_is_refused(t: Target) {
         |d| d["spec"]["versions"][0]["name"] = json!("V1"),
         |d| d["spec"]["versions"][0]["schema"] = json!({}),
         |d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "string"}),
-        |d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"spec": {}}}),
-        |d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"a": {"type": "array"}}}),
-        |d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"a": {"type": "string", "default": 5}}}),
-        |d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}),
-        |d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"a": {"type": "frob"}}}),
+        |d| {
+            d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+                json!({"type": "object", "properties": {"spec": {}}})
+        },
+        |d| {
+            d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+                json!({"type": "object", "properties": {"a": {"type": "array"}}})
+        },
+        |d| {
+            d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+                json!({"type": "object", "properties": {"a": {"type": "string", "default": 5}}})
+        },
+        |d| {
+            d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+                json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}})
+        },
+        |d| {
+            d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+                json!({"type": "object", "properties": {"a": {"type": "frob"}}})
+        },
         |d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"a": {"type": "array", "items": {"type": "object"}, "x-kubernetes-list-type": "map"}}}),
         |d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "additionalProperties": {"type": "string"}, "properties": {"a": {"type": "string"}}}),
         |d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"a": {"type": "array", "items": {"type": "string"}, "uniqueItems": true}}}),
         |d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"labels": {"type": "object"}}}}}),
-        |d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.nope > 1"}]}),
-        |d| d["spec"]["versions"][0]["additionalPrinterColumns"] = json!([{"name": "A", "type": "frob", "jsonPath": "a"}]),
+        |d| {
+            d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+                json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.nope > 1"}]})
+        },
+        |d| {
+            d["spec"]["versions"][0]["additionalPrinterColumns"] =
+                json!([{"name": "A", "type": "frob", "jsonPath": "a"}])
+        },
         |d| d["spec"]["names"] = json!({"plural": "Widgets", "kind": "1"}),
     ];
     for change in changes {
@@ -175,7 +201,13 @@ async fn a_custom_object_is_stored(t: Target) {
     let object = t.put(A, widget(json!({"size": "S"}))).await;
     t.put(A, object.json.clone()).await;
     t.put(A, object.with(|o| o["metadata"]["resourceVersion"] = json!("1"))).await;
-    t.put(A, object.with(|o| { o["metadata"].as_object_mut().unwrap().remove("resourceVersion"); })).await;
+    t.put(
+        A,
+        object.with(|o| {
+            o["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+        }),
+    )
+    .await;
     t.delete(A).await;
     t.delete(A).await;
 }
@@ -191,15 +223,26 @@ async fn unknown_fields_are_pruned(t: Target) {
 async fn unknown_fields_are_refused_warned_of_or_ignored(t: Target) {
     define(&t, definition()).await;
     let odd = widget(json!({"foo": 1, "parts": [{"name": "p", "bar": 2}]}));
-    for query in ["fieldValidation=Strict", "fieldValidation=Warn&dryRun=All", "fieldValidation=Ignore&dryRun=All", "dryRun=All"] {
+    for query in [
+        "fieldValidation=Strict",
+        "fieldValidation=Warn&dryRun=All",
+        "fieldValidation=Ignore&dryRun=All",
+        "dryRun=All",
+    ] {
         t.post(&format!("{WIDGETS}?{query}"), odd.clone()).await;
     }
     t.given(WIDGETS, widget(json!({}))).await;
     t.patch(&format!("{A}?fieldValidation=Strict"), MERGE, json!({"spec": {"foo": 1}})).await;
-    t.patch(&format!("{A}?fieldValidation=Strict"), JSON_PATCH, json!([{"op": "add", "path": "/spec/foo", "value": 1}])).await;
+    t.patch(
+        &format!("{A}?fieldValidation=Strict"),
+        JSON_PATCH,
+        json!([{"op": "add", "path": "/spec/foo", "value": 1}]),
+    )
+    .await;
     t.patch(&format!("{A}?fieldValidation=Warn"), MERGE, json!({"spec": {"foo": 1}})).await;
     let twice = r#"{"apiVersion":"{group}/v1","kind":"Widget","metadata":{"name":"d"},"spec":{"size":"S","size":"L"}}"#;
-    t.send(Call::new("POST", &format!("{WIDGETS}?fieldValidation=Strict")).body("application/json", twice)).await;
+    t.send(Call::new("POST", &format!("{WIDGETS}?fieldValidation=Strict")).body("application/json", twice))
+        .await;
 }
 
 async fn defaults_are_filled_in(t: Target) {
@@ -214,12 +257,21 @@ async fn bodies_are_checked(t: Target) {
     t.post(WIDGETS, json!({"metadata": {"name": "b"}})).await;
     t.post(WIDGETS, json!({"apiVersion": "{group}/v1", "kind": "Gadget", "metadata": {"name": "b"}})).await;
     t.post(WIDGETS, json!({"apiVersion": "{group}/v2", "kind": "Widget", "metadata": {"name": "b"}})).await;
-    t.post(WIDGETS, json!({"apiVersion": "{group}/v1beta1", "kind": "Widget", "metadata": {"name": "b"}})).await;
+    t.post(WIDGETS, json!({"apiVersion": "{group}/v1beta1", "kind": "Widget", "metadata": {"name": "b"}}))
+        .await;
     t.post(WIDGETS, json!({"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {"name": "B_"}})).await;
     t.post(WIDGETS, json!({"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {"name": 5}})).await;
-    t.post(WIDGETS, json!({"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {"name": "b", "labels": {"a": 5}}})).await;
+    t.post(
+        WIDGETS,
+        json!({"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {"name": "b", "labels": {"a": 5}}}),
+    )
+    .await;
     t.post(WIDGETS, json!({"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {"name": "b", "namespace": "other"}})).await;
-    t.post(WIDGETS, json!({"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {"generateName": "b-"}})).await;
+    t.post(
+        WIDGETS,
+        json!({"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {"generateName": "b-"}}),
+    )
+    .await;
     t.post(WIDGETS, json!({"apiVersion": "{group}/v1", "kind": "Widget"})).await;
     for body in ["{", "", "[]", "null"] {
         t.send(Call::new("POST", WIDGETS).body("application/json", body)).await;
@@ -296,7 +348,11 @@ async fn a_resource_is_discovered(t: Target) {
     define(&t, definition()).await;
     t.until("/apis/{group}", "the group is discovered", |a| a.code == 200).await;
     t.get("/apis/{group}").await;
-    let mut listed = t.until("/apis/{group}/v1", "the resources are discovered", |a| a.json["resources"].as_array().is_some_and(|all| all.len() == 3)).await;
+    let mut listed = t
+        .until("/apis/{group}/v1", "the resources are discovered", |a| {
+            a.json["resources"].as_array().is_some_and(|all| all.len() == 3)
+        })
+        .await;
     for resource in listed.json["resources"].as_array_mut().unwrap() {
         resource.as_object_mut().unwrap().remove("storageVersionHash");
         t.note(&resource.to_string());
@@ -305,7 +361,12 @@ async fn a_resource_is_discovered(t: Target) {
     let group = t.fill("{group}");
     for _ in 0..600 {
         let answer = t.quiet(Call::new("GET", "/apis").accept(accept)).await;
-        if let Some(found) = answer.json["items"].as_array().unwrap().iter().find(|item| item["metadata"]["name"] == group.as_str()) {
+        if let Some(found) = answer.json["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|item| item["metadata"]["name"] == group.as_str())
+        {
             t.note(&found["versions"].to_string());
             return;
         }
@@ -319,14 +380,22 @@ async fn selectable_fields_select(t: Target) {
     for (name, size) in [("a", "S"), ("b", "M"), ("c", "S")] {
         t.given(WIDGETS, json!({"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {"name": name}, "spec": {"size": size}})).await;
     }
-    for selector in ["spec.size%3DS", "spec.size%21%3DS", "metadata.name%3Da", "spec.size%3DS,metadata.name%3Dc"] {
+    for selector in
+        ["spec.size%3DS", "spec.size%21%3DS", "metadata.name%3Da", "spec.size%3DS,metadata.name%3Dc"]
+    {
         let answer = t.quiet(Call::new("GET", &format!("{WIDGETS}?fieldSelector={selector}"))).await;
-        let names: Vec<&str> = answer.json["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
+        let names: Vec<&str> = answer.json["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|o| o["metadata"]["name"].as_str().unwrap())
+            .collect();
         t.note(&format!("{selector}: {names:?}"));
     }
     t.get(&format!("{WIDGETS}?fieldSelector=spec.replicas%3D1")).await;
     let version = t.quiet(Call::new("GET", WIDGETS)).await.version();
-    let mut watch = t.watch(&format!("{WIDGETS}?watch=true&fieldSelector=spec.size%3DS&resourceVersion={version}")).await;
+    let mut watch =
+        t.watch(&format!("{WIDGETS}?watch=true&fieldSelector=spec.size%3DS&resourceVersion={version}")).await;
     t.quiet(Call::new("PATCH", A).body(MERGE, r#"{"spec":{"size":"L"}}"#)).await;
     watch.next().await.unwrap();
     t.quiet(Call::new("PATCH", A).body(MERGE, r#"{"spec":{"size":"S"}}"#)).await;
@@ -336,8 +405,13 @@ async fn selectable_fields_select(t: Target) {
 async fn columns_make_a_table(t: Target) {
     define(&t, definition()).await;
     t.given(WIDGETS, widget(json!({"replicas": 3}))).await;
-    t.quiet(Call::new("PATCH", &format!("{A}/status")).body(MERGE, r#"{"status":{"conditions":[{"type":"Other","status":"False"},{"type":"Ready","status":"True"}]}}"#)).await;
-    let table = t.quiet(Call::new("GET", WIDGETS).accept("application/json;as=Table;g=meta.k8s.io;v=v1")).await;
+    t.quiet(Call::new("PATCH", &format!("{A}/status")).body(
+        MERGE,
+        r#"{"status":{"conditions":[{"type":"Other","status":"False"},{"type":"Ready","status":"True"}]}}"#,
+    ))
+    .await;
+    let table =
+        t.quiet(Call::new("GET", WIDGETS).accept("application/json;as=Table;g=meta.k8s.io;v=v1")).await;
     for column in table.json["columnDefinitions"].as_array().unwrap() {
         t.note(&column.to_string());
     }
@@ -348,7 +422,12 @@ async fn columns_make_a_table(t: Target) {
 async fn apply_merges_lists_by_their_type(t: Target) {
     define(&t, definition()).await;
     let path = |manager: &str| format!("{A}?fieldManager={manager}");
-    t.patch(&path("one"), APPLY, widget(json!({"parts": [{"name": "p", "count": 1}], "tags": ["x", "y"], "steps": ["s"]}))).await;
+    t.patch(
+        &path("one"),
+        APPLY,
+        widget(json!({"parts": [{"name": "p", "count": 1}], "tags": ["x", "y"], "steps": ["s"]})),
+    )
+    .await;
     t.patch(&path("two"), APPLY, widget(json!({"parts": [{"name": "q", "count": 2}], "tags": ["z"]}))).await;
     t.patch(&path("two"), APPLY, widget(json!({"parts": [{"name": "p", "count": 5}], "steps": ["t"]}))).await;
     t.patch(&path("one"), APPLY, widget(json!({"tags": ["x"]}))).await;
@@ -390,13 +469,21 @@ async fn names_taken_by_another_are_not_accepted(t: Target) {
     define(&t, definition()).await;
     let mut second = definition();
     second["metadata"]["name"] = json!("gadgets.{group}");
-    second["spec"]["names"] = json!({"plural": "gadgets", "singular": "gadget", "kind": "Widget", "shortNames": ["wd"]});
+    second["spec"]["names"] =
+        json!({"plural": "gadgets", "singular": "gadget", "kind": "Widget", "shortNames": ["wd"]});
     let path = format!("{CRDS}/gadgets.{{group}}");
     t.leaves(&path);
     t.given(CRDS, second).await;
-    let answer = t.until(&path, "it is told why not", |a| a.json["status"]["conditions"].as_array().is_some_and(|all| all.len() >= 2)).await;
+    let answer = t
+        .until(&path, "it is told why not", |a| {
+            a.json["status"]["conditions"].as_array().is_some_and(|all| all.len() >= 2)
+        })
+        .await;
     for condition in answer.json["status"]["conditions"].as_array().unwrap() {
-        t.note(&format!("{} {} {} {}", condition["type"], condition["status"], condition["reason"], condition["message"]));
+        t.note(&format!(
+            "{} {} {} {}",
+            condition["type"], condition["status"], condition["reason"], condition["message"]
+        ));
     }
     t.note(&answer.json["status"]["acceptedNames"].to_string());
 }
@@ -406,7 +493,11 @@ async fn a_cluster_scoped_resource_is_served_without_namespace(t: Target) {
     wide["spec"]["scope"] = json!("Cluster");
     define(&t, wide).await;
     t.post("/apis/{group}/v1/widgets", widget(json!({}))).await;
-    t.post("/apis/{group}/v1/widgets", json!({"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {"name": "b", "namespace": "{ns}"}})).await;
+    t.post(
+        "/apis/{group}/v1/widgets",
+        json!({"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {"name": "b", "namespace": "{ns}"}}),
+    )
+    .await;
     t.get("/apis/{group}/v1/widgets/a").await;
     t.get(WIDGETS).await;
 }
@@ -414,7 +505,9 @@ async fn a_cluster_scoped_resource_is_served_without_namespace(t: Target) {
 async fn a_schema_is_in_openapi(t: Target) {
     define(&t, definition()).await;
     let document = t.until("/openapi/v3/apis/{group}/v1", "the document is there", |a| {
-        a.json["components"]["schemas"].as_object().is_some_and(|all| all.keys().any(|key| key.ends_with(".Widget")))
+        a.json["components"]["schemas"]
+            .as_object()
+            .is_some_and(|all| all.keys().any(|key| key.ends_with(".Widget")))
     });
     let document = document.await;
     let schemas = document.json["components"]["schemas"].as_object().unwrap();

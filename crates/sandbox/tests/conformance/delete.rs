@@ -67,7 +67,12 @@ async fn finalizers_hold_an_object(t: Target) {
     t.delete(A).await;
     t.delete(A).await;
     t.get(A).await;
-    t.patch(A, MERGE, json!({"metadata": {"finalizers": ["example.com/x", "example.com/y", "example.com/z"]}})).await;
+    t.patch(
+        A,
+        MERGE,
+        json!({"metadata": {"finalizers": ["example.com/x", "example.com/y", "example.com/z"]}}),
+    )
+    .await;
     t.patch(A, MERGE, json!({"metadata": {"deletionTimestamp": null}})).await;
     t.patch(A, MERGE, json!({"data": {"still": "writable"}})).await;
     t.patch(A, MERGE, json!({"metadata": {"finalizers": ["example.com/y"]}})).await;
@@ -83,13 +88,19 @@ async fn foreground_and_orphan_are_finalizers(t: Target) {
         let name = policy.to_lowercase();
         t.given(MAPS, json!({"metadata": {"name": name, "finalizers": ["example.com/hold"]}})).await;
         t.delete(&format!("{MAPS}/{name}?propagationPolicy={policy}")).await;
-        t.quiet(Call::new("PATCH", &format!("{MAPS}/{name}")).body(MERGE, r#"{"metadata":{"finalizers":null}}"#)).await;
+        t.quiet(
+            Call::new("PATCH", &format!("{MAPS}/{name}")).body(MERGE, r#"{"metadata":{"finalizers":null}}"#),
+        )
+        .await;
     }
     t.given(MAPS, map("plain")).await;
-    let answer = t.quiet(Call::new("DELETE", &format!("{MAPS}/plain")).json(&json!({"orphanDependents": true}))).await;
+    let answer =
+        t.quiet(Call::new("DELETE", &format!("{MAPS}/plain")).json(&json!({"orphanDependents": true}))).await;
     t.note(&format!("{}", answer.json["metadata"]["finalizers"]));
     t.given(MAPS, map("other")).await;
-    let answer = t.quiet(Call::new("DELETE", &format!("{MAPS}/other")).json(&json!({"orphanDependents": false}))).await;
+    let answer = t
+        .quiet(Call::new("DELETE", &format!("{MAPS}/other")).json(&json!({"orphanDependents": false})))
+        .await;
     t.note(&format!("{} {}", answer.json["kind"], answer.json["status"]));
 }
 
@@ -119,7 +130,11 @@ async fn a_collection_is_deleted_by_selector(t: Target) {
 async fn family(t: &Target, finalizers: Value) {
     let owner = t.given(MAPS, json!({"metadata": {"name": "owner"}})).await;
     let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.uid(), "controller": true, "blockOwnerDeletion": true});
-    t.given(MAPS, json!({"metadata": {"name": "child", "finalizers": finalizers, "ownerReferences": [reference]}})).await;
+    t.given(
+        MAPS,
+        json!({"metadata": {"name": "child", "finalizers": finalizers, "ownerReferences": [reference]}}),
+    )
+    .await;
 }
 
 async fn background_deletion_takes_the_dependents(t: Target) {
@@ -131,10 +146,14 @@ async fn background_deletion_takes_the_dependents(t: Target) {
 async fn foreground_deletion_takes_the_dependents_first(t: Target) {
     family(&t, json!(["example.com/hold"])).await;
     t.delete(&format!("{MAPS}/owner?propagationPolicy=Foreground")).await;
-    t.until(&format!("{MAPS}/child"), "the child is being deleted", |a| a.json["metadata"]["deletionTimestamp"].is_string()).await;
+    t.until(&format!("{MAPS}/child"), "the child is being deleted", |a| {
+        a.json["metadata"]["deletionTimestamp"].is_string()
+    })
+    .await;
     let owner = t.quiet(Call::new("GET", &format!("{MAPS}/owner"))).await;
     t.note(&format!("the owner waits: {} {}", owner.code, owner.json["metadata"]["finalizers"]));
-    t.quiet(Call::new("PATCH", &format!("{MAPS}/child")).body(MERGE, r#"{"metadata":{"finalizers":null}}"#)).await;
+    t.quiet(Call::new("PATCH", &format!("{MAPS}/child")).body(MERGE, r#"{"metadata":{"finalizers":null}}"#))
+        .await;
     t.until(&format!("{MAPS}/owner"), "the owner is gone", |a| a.code == 404).await;
 }
 
@@ -175,25 +194,39 @@ async fn a_deleted_namespace_is_emptied(t: Target) {
     let answer = t.quiet(Call::new("DELETE", "/api/v1/namespaces/{ns}-doomed")).await;
     t.note(&format!("{} {} {}", answer.code, answer.json["kind"], answer.json["status"]));
     t.until(&format!("{maps}/a"), "the namespace is emptied", |a| a.code == 404).await;
-    t.until(&format!("{maps}/held"), "the held one is being deleted", |a| a.json["metadata"]["deletionTimestamp"].is_string()).await;
+    t.until(&format!("{maps}/held"), "the held one is being deleted", |a| {
+        a.json["metadata"]["deletionTimestamp"].is_string()
+    })
+    .await;
     let remaining = t.until("/api/v1/namespaces/{ns}-doomed", "it says what remains", |a| {
-        a.json["status"]["conditions"].as_array().is_some_and(|all| all.iter().any(|c| c["type"] == "NamespaceFinalizersRemaining" && c["status"] == "True"))
+        a.json["status"]["conditions"].as_array().is_some_and(|all| {
+            all.iter().any(|c| c["type"] == "NamespaceFinalizersRemaining" && c["status"] == "True")
+        })
     });
     for condition in remaining.await.json["status"]["conditions"].as_array().unwrap() {
-        t.note(&format!("{} {} {} {}", condition["type"], condition["status"], condition["reason"], condition["message"]));
+        t.note(&format!(
+            "{} {} {} {}",
+            condition["type"], condition["status"], condition["reason"], condition["message"]
+        ));
     }
-    t.quiet(Call::new("PATCH", &format!("{maps}/held")).body(MERGE, r#"{"metadata":{"finalizers":null}}"#)).await;
+    t.quiet(Call::new("PATCH", &format!("{maps}/held")).body(MERGE, r#"{"metadata":{"finalizers":null}}"#))
+        .await;
     t.until("/api/v1/namespaces/{ns}-doomed", "the namespace is gone", |a| a.code == 404).await;
 }
 
 async fn the_answer_of_a_deletion_depends_on_what_remains(t: Target) {
-    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
     let set = json!({"metadata": {"name": "a"}, "spec": {"replicas": 0, "selector": {"matchLabels": {"a": "b"}}, "template": template}});
     t.given("/apis/apps/v1/namespaces/{ns}/replicasets", set).await;
     t.delete("/apis/apps/v1/namespaces/{ns}/replicasets/a").await;
     t.given("/api/v1/namespaces/{ns}/secrets", json!({"metadata": {"name": "s"}})).await;
     t.delete("/api/v1/namespaces/{ns}/secrets/s").await;
-    t.given("/api/v1/namespaces/{ns}/services", json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}})).await;
+    t.given(
+        "/api/v1/namespaces/{ns}/services",
+        json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}}),
+    )
+    .await;
     t.blur_versions();
     t.delete("/api/v1/namespaces/{ns}/services/s").await;
 }

@@ -26,7 +26,8 @@ pub(crate) const STRATEGIC: &str = "application/strategic-merge-patch+json";
 pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 
 /// Headers worth comparing.
-const HEADERS: [&str; 6] = ["content-type", "warning", "allow", "retry-after", "location", "x-content-type-options"];
+const HEADERS: [&str; 6] =
+    ["content-type", "warning", "allow", "retry-after", "location", "x-content-type-options"];
 
 /// Makes two tests of each case: one on the sandbox, one on the cluster that `CONFORMANCE_KUBECONFIG` names.
 macro_rules! cases {
@@ -59,6 +60,7 @@ struct Inner {
     client: Client,
     ns: String,
     group: String,
+    patience: Duration,
     state: Mutex<State>,
 }
 
@@ -142,7 +144,8 @@ impl Target {
     /// Sends the request and writes it and its answer down.
     pub(crate) async fn send(&self, call: Call) -> Answer {
         let title = format!("{} {}", call.method, call.path);
-        let extra: Vec<String> = call.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let extra: Vec<String> =
+            call.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         let body = call.body.clone();
         let answer = self.quiet(call).await;
         let mut state = self.inner.state.lock().unwrap();
@@ -161,12 +164,18 @@ impl Target {
         for name in HEADERS {
             for value in answer.headers.get_all(name) {
                 let value = state.mask.text(value.to_str().unwrap());
-                if (name, value.as_str()) != ("content-type", "application/json") && name != "x-content-type-options" {
+                if (name, value.as_str()) != ("content-type", "application/json")
+                    && name != "x-content-type-options"
+                {
                     write!(text, "\n{name}: {value}").unwrap();
                 }
             }
         }
-        let body = if answer.json.is_null() { state.mask.text(&answer.text) } else { state.mask.object(&answer.json) };
+        let body = if answer.json.is_null() {
+            state.mask.text(&answer.text)
+        } else {
+            state.mask.object(&answer.json)
+        };
         writeln!(text, "\n{}\n", body.trim_end()).unwrap();
         state.transcript.push_str(&text);
         answer
@@ -175,10 +184,11 @@ impl Target {
     /// Sends the request and writes nothing down.
     pub(crate) async fn quiet(&self, call: Call) -> Answer {
         let request = self.request(call);
-        let response = tokio::time::timeout(Duration::from_secs(60), self.inner.client.send(request));
-        let response = response.await.expect("an answer within a minute").expect("an HTTP answer");
+        let response = tokio::time::timeout(self.inner.patience, self.inner.client.send(request));
+        let response = response.await.expect("an answer in time").expect("an HTTP answer");
         let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.expect("a whole body").to_bytes();
+        let body = tokio::time::timeout(self.inner.patience, body.collect()).await.expect("the whole body in time");
+        let bytes = body.expect("a whole body").to_bytes();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
         Answer { code: parts.status.as_u16(), headers: parts.headers, text, json }
@@ -236,13 +246,13 @@ impl Target {
 
     /// Reads the path until the condition holds; nothing is written down.
     pub(crate) async fn until(&self, path: &str, what: &str, holds: impl Fn(&Answer) -> bool) -> Answer {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        let deadline = tokio::time::Instant::now() + self.inner.patience;
         loop {
             let answer = self.quiet(Call::new("GET", path)).await;
             if holds(&answer) {
                 return answer;
             }
-            assert!(tokio::time::Instant::now() < deadline, "not within a minute: {what}: {}", answer.text);
+            assert!(tokio::time::Instant::now() < deadline, "not in time: {what}: {}", answer.text);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -258,7 +268,8 @@ impl Target {
         let response = self.inner.client.send(self.request(call)).await.expect("an HTTP answer");
         let shown: Vec<&str> = path.split('&').filter(|part| !part.starts_with("resourceVersion=")).collect();
         self.note(&format!("### WATCH {} as {accept}\n=> {}", shown.join("&"), response.status().as_u16()));
-        let stream = response.into_body().into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
+        let stream =
+            response.into_body().into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
         Watch { target: self.clone(), stream: stream.boxed(), buffer: String::new() }
     }
 
@@ -279,7 +290,7 @@ impl Target {
         self.inner.state.lock().unwrap().leftovers.push(path.to_owned());
     }
 
-    fn new(client: Client) -> Self {
+    fn new(client: Client, patience: Duration) -> Self {
         let tag = format!("{:08x}", rand::random::<u32>());
         let (ns, group) = (format!("conformance-{tag}"), format!("g{tag}.example.com"));
         let mask = Mask::new(vec![
@@ -288,7 +299,7 @@ impl Target {
             (format!("g{tag}"), "{tag}".into()),
         ]);
         let state = Mutex::new(State { transcript: String::new(), mask, leftovers: Vec::new() });
-        Self { inner: Arc::new(Inner { client, ns, group, state }) }
+        Self { inner: Arc::new(Inner { client, ns, group, patience, state }) }
     }
 
     /// Runs the case in its own namespace and tidies up; the transcript.
@@ -350,8 +361,9 @@ impl Watch {
                 self.buffer = rest.to_owned();
                 return Some(event);
             }
-            let chunk = tokio::time::timeout(Duration::from_secs(90), self.stream.next()).await;
-            let chunk = chunk.expect("an event or the end within ninety seconds")?.expect("a readable stream");
+            let chunk = tokio::time::timeout(self.target.inner.patience, self.stream.next()).await;
+            let chunk =
+                chunk.expect("an event or the end in time")?.expect("a readable stream");
             self.buffer.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
         }
     }
@@ -361,9 +373,10 @@ impl Watch {
 pub(crate) async fn on_cluster(module: &str, name: &str, case: Case) {
     let Some(path) = std::env::var_os("CONFORMANCE_KUBECONFIG") else { return };
     let kubeconfig = kube::config::Kubeconfig::read_from(path).expect("a kubeconfig");
-    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
+    let mut config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
     config.default_retry = false;
-    let transcript = Target::new(Client::try_from(config).expect("a client")).run(case).await;
+    let transcript = Target::new(Client::try_from(config).expect("a client"), Duration::from_secs(60)).run(case).await;
     let (_, file) = place(module, name);
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     if std::env::var_os("CONFORMANCE_RECORD").is_some() {
@@ -381,7 +394,7 @@ pub(crate) async fn on_sandbox(module: &str, name: &str, case: Case) {
     assert!(!expected.is_empty(), "{} is missing: record it", file.display());
     let known = known::DIFFERENCES.iter().find(|(case, _)| *case == title);
     let server = Server::new(Config::default());
-    let target = Target::new(server.client());
+    let target = Target::new(server.client(), Duration::from_secs(5));
     let outcome = tokio::spawn(async move { target.run(case).await }).await;
     let found = match outcome {
         Ok(transcript) => difference(&expected, &transcript),
@@ -419,8 +432,11 @@ fn difference(expected: &str, actual: &str) -> Option<String> {
     let mut common = vec![vec![0_u32; new.len() + 1]; old.len() + 1];
     for i in (0..old.len()).rev() {
         for j in (0..new.len()).rev() {
-            common[i][j] =
-                if old[i] == new[j] { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
+            common[i][j] = if old[i] == new[j] {
+                common[i + 1][j + 1] + 1
+            } else {
+                common[i + 1][j].max(common[i][j + 1])
+            };
         }
     }
     let (mut i, mut j, mut out, mut title) = (0, 0, String::new(), "");
@@ -439,7 +455,8 @@ fn difference(expected: &str, actual: &str) -> Option<String> {
             ("+ given ", new[j - 1])
         };
         if !std::mem::take(&mut title).is_empty() {
-            writeln!(out, "{}", old[..i].iter().rev().find(|line| line.starts_with("###")).unwrap_or(&"")).unwrap();
+            writeln!(out, "{}", old[..i].iter().rev().find(|line| line.starts_with("###")).unwrap_or(&""))
+                .unwrap();
         }
         writeln!(out, "{sign}{line}").unwrap();
     }

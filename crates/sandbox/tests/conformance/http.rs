@@ -38,7 +38,10 @@ async fn unknown_paths_are_not_found(t: Target) {
         t.get(path).await;
     }
     t.send(Call::new("POST", "/nope").body("application/json", "{}")).await;
-    t.send(Call::new("PUT", "/apis/nope.example.com/v1/namespaces/{ns}/nopes/a").body("application/json", "{}")).await;
+    t.send(
+        Call::new("PUT", "/apis/nope.example.com/v1/namespaces/{ns}/nopes/a").body("application/json", "{}"),
+    )
+    .await;
 }
 
 async fn wrong_methods_are_refused(t: Target) {
@@ -87,19 +90,35 @@ async fn groups_are_discovered(t: Target) {
     t.get("/apis/apps").await;
     let groups = t.quiet(Call::new("GET", "/apis")).await;
     t.note(&format!("{} {} {}", groups.code, groups.json["kind"], groups.json["apiVersion"]));
-    for name in ["apps", "batch", "policy", "coordination.k8s.io", "apiextensions.k8s.io", "rbac.authorization.k8s.io", "events.k8s.io", "discovery.k8s.io", "storage.k8s.io", "admissionregistration.k8s.io"] {
+    for name in [
+        "apps",
+        "batch",
+        "policy",
+        "coordination.k8s.io",
+        "apiextensions.k8s.io",
+        "rbac.authorization.k8s.io",
+        "events.k8s.io",
+        "discovery.k8s.io",
+        "storage.k8s.io",
+        "admissionregistration.k8s.io",
+    ] {
         let group = groups.json["groups"].as_array().unwrap().iter().find(|group| group["name"] == name);
         t.note(&format!("{name}: {}", group.map_or(&Value::Null, |group| &group["preferredVersion"])));
     }
     let root = t.quiet(Call::new("GET", "/")).await;
     for path in ["/api/v1", "/apis/apps/v1", "/openapi/v3", "/version"] {
-        assert!(root.json["paths"].as_array().unwrap().iter().any(|listed| listed == path), "{path}: {}", root.text);
+        assert!(
+            root.json["paths"].as_array().unwrap().iter().any(|listed| listed == path),
+            "{path}: {}",
+            root.text
+        );
     }
 }
 
 fn sorted(answer: &Answer, names: &[&str]) -> Vec<Value> {
     let resources = answer.json["resources"].as_array().expect("resources");
-    let mut chosen: Vec<Value> = resources.iter().filter(|r| names.contains(&r["name"].as_str().unwrap())).cloned().collect();
+    let mut chosen: Vec<Value> =
+        resources.iter().filter(|r| names.contains(&r["name"].as_str().unwrap())).cloned().collect();
     for resource in &mut chosen {
         resource.as_object_mut().unwrap().remove("storageVersionHash");
     }
@@ -108,11 +127,42 @@ fn sorted(answer: &Answer, names: &[&str]) -> Vec<Value> {
 
 async fn resources_are_discovered(t: Target) {
     for (path, names) in [
-        ("/api/v1", vec!["pods", "pods/status", "pods/eviction", "pods/binding", "configmaps", "namespaces", "namespaces/finalize", "nodes", "services", "secrets", "events", "persistentvolumeclaims", "replicationcontrollers/scale"]),
-        ("/apis/apps/v1", vec!["deployments", "deployments/scale", "deployments/status", "statefulsets", "daemonsets", "replicasets", "controllerrevisions"]),
+        (
+            "/api/v1",
+            vec![
+                "pods",
+                "pods/status",
+                "pods/eviction",
+                "pods/binding",
+                "configmaps",
+                "namespaces",
+                "namespaces/finalize",
+                "nodes",
+                "services",
+                "secrets",
+                "events",
+                "persistentvolumeclaims",
+                "replicationcontrollers/scale",
+            ],
+        ),
+        (
+            "/apis/apps/v1",
+            vec![
+                "deployments",
+                "deployments/scale",
+                "deployments/status",
+                "statefulsets",
+                "daemonsets",
+                "replicasets",
+                "controllerrevisions",
+            ],
+        ),
         ("/apis/policy/v1", vec!["poddisruptionbudgets", "poddisruptionbudgets/status"]),
         ("/apis/batch/v1", vec!["jobs", "jobs/status", "cronjobs"]),
-        ("/apis/apiextensions.k8s.io/v1", vec!["customresourcedefinitions", "customresourcedefinitions/status"]),
+        (
+            "/apis/apiextensions.k8s.io/v1",
+            vec!["customresourcedefinitions", "customresourcedefinitions/status"],
+        ),
         ("/apis/coordination.k8s.io/v1", vec!["leases"]),
     ] {
         let answer = t.quiet(Call::new("GET", path)).await;
@@ -123,15 +173,22 @@ async fn resources_are_discovered(t: Target) {
     }
 }
 
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+const AGGREGATED: &str =
+    "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
 
 async fn discovery_is_aggregated(t: Target) {
-    for (path, group, names) in [("/api", "", vec!["pods", "configmaps"]), ("/apis", "apps", vec!["deployments", "controllerrevisions"])] {
+    for (path, group, names) in [
+        ("/api", "", vec!["pods", "configmaps"]),
+        ("/apis", "apps", vec!["deployments", "controllerrevisions"]),
+    ] {
         let answer = t.quiet(Call::new("GET", path).accept(AGGREGATED)).await;
         t.note(&format!("{path}: {} {} {}", answer.code, answer.json["kind"], answer.json["apiVersion"]));
         t.note(answer.headers["content-type"].to_str().unwrap());
         let items = answer.json["items"].as_array().unwrap();
-        let found = items.iter().find(|item| item["metadata"]["name"].as_str().unwrap_or_default() == group).expect("the group");
+        let found = items
+            .iter()
+            .find(|item| item["metadata"]["name"].as_str().unwrap_or_default() == group)
+            .expect("the group");
         t.note(&format!("{} {}", found["versions"][0]["version"], found["versions"][0]["freshness"]));
         for resource in found["versions"][0]["resources"].as_array().unwrap() {
             if names.contains(&resource["resource"].as_str().unwrap()) {
@@ -149,7 +206,9 @@ async fn openapi_v3_is_indexed(t: Target) {
         let document = t.quiet(Call::new("GET", &url)).await;
         assert_eq!(document.code, 200);
         assert!(document.json["openapi"].as_str().unwrap().starts_with("3."), "{}", document.json["openapi"]);
-        assert!(document.json["components"]["schemas"].as_object().is_some_and(|schemas| !schemas.is_empty()));
+        assert!(
+            document.json["components"]["schemas"].as_object().is_some_and(|schemas| !schemas.is_empty())
+        );
     }
     let apps = t.quiet(Call::new("GET", "/openapi/v3/apis/apps/v1")).await;
     let deployment = &apps.json["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"];
@@ -171,6 +230,8 @@ async fn openapi_v2_knows_the_kinds(t: Target) {
 async fn who_asks_is_told(t: Target) {
     let review = serde_json::json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
         "spec": {"resourceAttributes": {"namespace": "{ns}", "verb": "create", "resource": "pods"}}});
-    let answer = t.quiet(Call::new("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews").json(&review)).await;
+    let answer = t
+        .quiet(Call::new("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews").json(&review))
+        .await;
     t.note(&format!("{} {} {}", answer.code, answer.json["kind"], answer.json["status"]["allowed"]));
 }

@@ -12,8 +12,8 @@
 
 #[macro_use]
 mod harness;
-mod mask;
 mod known;
+mod mask;
 
 mod apply;
 mod create;

@@ -87,7 +87,9 @@ impl Mask {
         }
         if let Some(entries) = meta.get_mut("managedFields").and_then(Value::as_array_mut) {
             // They are sorted by time, which is the same second for some and not for others.
-            entries.sort_by_key(|entry| ["manager", "operation", "subresource"].map(|field| entry[field].to_string()));
+            entries.sort_by_key(|entry| {
+                ["manager", "operation", "subresource"].map(|field| entry[field].to_string())
+            });
         }
         let prefix = meta.get("generateName").and_then(Value::as_str).map(str::to_owned);
         if let (Some(prefix), Some(name)) = (prefix, meta.get("name").and_then(Value::as_str))
@@ -156,12 +158,15 @@ impl Mask {
 fn unordered(status: &mut serde_json::Map<String, Value>) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let message = status.get("message").map(text).unwrap_or_default();
-    let Some(causes) = status.get_mut("details").and_then(|details| details["causes"].as_array_mut()) else { return };
+    let Some(causes) = status.get_mut("details").and_then(|details| details["causes"].as_array_mut()) else {
+        return;
+    };
     if causes.len() < 2 || !message.contains(".example.com \"") {
         return;
     }
     causes.sort_by_key(|cause| (text(&cause["field"]), text(&cause["message"])));
-    let mut texts: Vec<String> = causes.iter().map(|c| format!("{}: {}", text(&c["field"]), text(&c["message"]))).collect();
+    let mut texts: Vec<String> =
+        causes.iter().map(|c| format!("{}: {}", text(&c["field"]), text(&c["message"]))).collect();
     texts.dedup();
     if let Some((head, rest)) = message.split_once(": [")
         && texts.iter().all(|one| rest.contains(one.as_str()))

@@ -23,7 +23,10 @@ cases! {
 }
 
 async fn a_pod_gets_defaults(t: Target) {
-    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| a.code == 200).await;
+    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| {
+        a.code == 200
+    })
+    .await;
     t.post(PODS, json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"automountServiceAccountToken": false, "schedulerName": "none",
         "readinessGates": [{"conditionType": "example.com/ready"}],
         "initContainers": [{"name": "i", "image": "i"}],
@@ -70,7 +73,8 @@ async fn images_deadlines_and_tolerations_may_change(t: Target) {
         json!({"tolerations": null}),
     ] {
         let answer = t.quiet(Call::new("PATCH", A).body(MERGE, &json!({"spec": spec}).to_string())).await;
-        let message = answer.json["message"].as_str().unwrap_or_default().split('\n').next().unwrap().to_owned();
+        let message =
+            answer.json["message"].as_str().unwrap_or_default().split('\n').next().unwrap().to_owned();
         t.note(&format!("{spec} {} {message}", answer.code));
     }
 }
@@ -84,7 +88,10 @@ async fn a_pod_without_node_goes_at_once(t: Target) {
 
 /// A pod bound to a node that does not exist: no kubelet finishes its deletion.
 async fn given_bound(t: &Target) {
-    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| a.code == 200).await;
+    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| {
+        a.code == 200
+    })
+    .await;
     t.given(PODS, json!({"metadata": {"name": "a"}, "spec": {"nodeName": "no-such-node", "automountServiceAccountToken": false, "tolerations": [{"operator": "Exists"}], "containers": [{"name": "c", "image": "i:1"}]}}))
         .await;
 }
@@ -93,7 +100,13 @@ async fn given_bound(t: &Target) {
 async fn note_deletion(t: &Target, query: &str) {
     let answer = t.quiet(Call::new("DELETE", &format!("{A}{query}"))).await;
     let meta = &answer.json["metadata"];
-    t.note(&format!("{query}: {} {} grace {} deleting {}", answer.code, answer.json["kind"], meta["deletionGracePeriodSeconds"], meta["deletionTimestamp"].is_string()));
+    t.note(&format!(
+        "{query}: {} {} grace {} deleting {}",
+        answer.code,
+        answer.json["kind"],
+        meta["deletionGracePeriodSeconds"],
+        meta["deletionTimestamp"].is_string()
+    ));
 }
 
 async fn a_bound_pod_goes_gracefully(t: Target) {
@@ -107,7 +120,15 @@ async fn a_bound_pod_goes_gracefully(t: Target) {
 
 async fn a_grace_period_may_be_shortened_only(t: Target) {
     given_bound(&t).await;
-    for query in ["?gracePeriodSeconds=20", "?gracePeriodSeconds=40", "?gracePeriodSeconds=10", "", "?gracePeriodSeconds=-5", "?gracePeriodSeconds=0", ""] {
+    for query in [
+        "?gracePeriodSeconds=20",
+        "?gracePeriodSeconds=40",
+        "?gracePeriodSeconds=10",
+        "",
+        "?gracePeriodSeconds=-5",
+        "?gracePeriodSeconds=0",
+        "",
+    ] {
         note_deletion(&t, query).await;
     }
 }
@@ -120,7 +141,8 @@ async fn a_forced_deletion_is_immediate(t: Target) {
     t.quiet(Call::new("PATCH", &format!("{PODS}/b")).body(MERGE, &held.to_string())).await;
     let answer = t.quiet(Call::new("DELETE", &format!("{PODS}/b"))).await;
     t.note(&format!("held: grace {}", answer.json["metadata"]["deletionGracePeriodSeconds"]));
-    t.quiet(Call::new("PATCH", &format!("{PODS}/b")).body(MERGE, r#"{"metadata":{"finalizers":null}}"#)).await;
+    t.quiet(Call::new("PATCH", &format!("{PODS}/b")).body(MERGE, r#"{"metadata":{"finalizers":null}}"#))
+        .await;
     t.get(&format!("{PODS}/b")).await;
 }
 
@@ -134,32 +156,70 @@ async fn note_patch(t: &Target, path: &str, spec: Value, shown: &[&str]) {
 }
 
 async fn scheduling_gates_may_be_removed_only(t: Target) {
-    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| a.code == 200).await;
+    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| {
+        a.code == 200
+    })
+    .await;
     t.given(PODS, json!({"metadata": {"name": "a"}, "spec": {"schedulingGates": [{"name": "example.com/g"}, {"name": "example.com/h"}], "schedulerName": "none", "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "i:1"}]}}))
         .await;
     let gates = ["/spec/schedulingGates", "/status/phase"];
     note_patch(&t, A, json!({"schedulingGates": [{"name": "example.com/new"}]}), &gates).await;
-    note_patch(&t, A, json!({"schedulingGates": [{"$patch": "delete", "name": "example.com/g"}]}), &gates).await;
-    note_patch(&t, A, json!({"schedulingGates": [{"$patch": "delete", "name": "example.com/h"}]}), &gates).await;
+    note_patch(&t, A, json!({"schedulingGates": [{"$patch": "delete", "name": "example.com/g"}]}), &gates)
+        .await;
+    note_patch(&t, A, json!({"schedulingGates": [{"$patch": "delete", "name": "example.com/h"}]}), &gates)
+        .await;
 }
 
 async fn resources_are_resized_by_subresource(t: Target) {
-    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| a.code == 200).await;
+    t.until("/api/v1/namespaces/{ns}/serviceaccounts/default", "the default service account", |a| {
+        a.code == 200
+    })
+    .await;
     t.given(PODS, json!({"metadata": {"name": "a"}, "spec": {"schedulerName": "none", "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "i:1", "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}}}]}}))
         .await;
     let resize = format!("{A}/resize");
     let shown = ["/spec/containers/0/resources", "/spec/containers/0/image", "/metadata/generation"];
-    note_patch(&t, &resize, json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "150m"}}}]}), &shown).await;
+    note_patch(
+        &t,
+        &resize,
+        json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "150m"}}}]}),
+        &shown,
+    )
+    .await;
     note_patch(&t, &resize, json!({"containers": [{"name": "c", "image": "i:9"}]}), &shown).await;
-    note_patch(&t, &resize, json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "300m"}}}]}), &shown).await;
+    note_patch(
+        &t,
+        &resize,
+        json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "300m"}}}]}),
+        &shown,
+    )
+    .await;
 }
 
 async fn ephemeral_containers_are_added_by_subresource(t: Target) {
     given_pod(&t, "a", json!({})).await;
     let path = format!("{A}/ephemeralcontainers");
-    note_patch(&t, &path, json!({"ephemeralContainers": [{"name": "e", "image": "x"}]}), &["/spec/ephemeralContainers"]).await;
-    note_patch(&t, &path, json!({"ephemeralContainers": [{"name": "e", "image": "y"}]}), &["/spec/ephemeralContainers"]).await;
-    note_patch(&t, A, json!({"ephemeralContainers": [{"name": "f", "image": "y"}]}), &["/spec/ephemeralContainers"]).await;
+    note_patch(
+        &t,
+        &path,
+        json!({"ephemeralContainers": [{"name": "e", "image": "x"}]}),
+        &["/spec/ephemeralContainers"],
+    )
+    .await;
+    note_patch(
+        &t,
+        &path,
+        json!({"ephemeralContainers": [{"name": "e", "image": "y"}]}),
+        &["/spec/ephemeralContainers"],
+    )
+    .await;
+    note_patch(
+        &t,
+        A,
+        json!({"ephemeralContainers": [{"name": "f", "image": "y"}]}),
+        &["/spec/ephemeralContainers"],
+    )
+    .await;
 }
 
 async fn the_generation_of_a_pod_counts(t: Target) {

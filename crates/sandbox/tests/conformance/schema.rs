@@ -53,44 +53,115 @@ async fn types_are_checked(t: Target) {
     given(&t, object(json!({"i": {"type": "integer"}, "n": {"type": "number"}, "b": {"type": "boolean"}, "s": {"type": "string"},
         "o": {"type": "object", "properties": {"x": {"type": "string"}}}, "a": {"type": "array", "items": {"type": "string"}}, "p": {"x-kubernetes-int-or-string": true}})))
         .await;
-    try_each(&t, &[
-        json!({"i": "1"}), json!({"i": 1.5}), json!({"i": 1.0}), json!({"n": "x"}), json!({"n": 1}), json!({"b": "true"}), json!({"s": 5}),
-        json!({"o": []}), json!({"o": "x"}), json!({"a": {}}), json!({"a": [1]}), json!({"p": 1.5}), json!({"p": "80%"}), json!({"p": true}), json!(5), json!([]),
-    ]).await;
+    try_each(
+        &t,
+        &[
+            json!({"i": "1"}),
+            json!({"i": 1.5}),
+            json!({"i": 1.0}),
+            json!({"n": "x"}),
+            json!({"n": 1}),
+            json!({"b": "true"}),
+            json!({"s": 5}),
+            json!({"o": []}),
+            json!({"o": "x"}),
+            json!({"a": {}}),
+            json!({"a": [1]}),
+            json!({"p": 1.5}),
+            json!({"p": "80%"}),
+            json!({"p": true}),
+            json!(5),
+            json!([]),
+        ],
+    )
+    .await;
 }
 
 async fn bounds_are_checked(t: Target) {
     given(&t, object(json!({"i": {"type": "integer", "minimum": 1, "maximum": 10}, "x": {"type": "number", "minimum": 0, "exclusiveMinimum": true, "maximum": 1, "exclusiveMaximum": true},
         "m": {"type": "integer", "multipleOf": 5}})))
         .await;
-    try_each(&t, &[json!({"i": 0}), json!({"i": 11}), json!({"x": 0}), json!({"x": 1}), json!({"x": 0.5}), json!({"m": 7}), json!({"i": 1, "m": 10})]).await;
+    try_each(
+        &t,
+        &[
+            json!({"i": 0}),
+            json!({"i": 11}),
+            json!({"x": 0}),
+            json!({"x": 1}),
+            json!({"x": 0.5}),
+            json!({"m": 7}),
+            json!({"i": 1, "m": 10}),
+        ],
+    )
+    .await;
 }
 
 async fn texts_are_checked(t: Target) {
     given(&t, object(json!({"s": {"type": "string", "minLength": 2, "maxLength": 4}, "p": {"type": "string", "pattern": "^[a-z]+$"}, "e": {"type": "string", "enum": ["x", "y"]},
         "n": {"type": "integer", "enum": [1, 2]}})))
         .await;
-    try_each(&t, &[json!({"s": "a"}), json!({"s": "abcde"}), json!({"s": "äöü"}), json!({"p": "A"}), json!({"e": "z"}), json!({"e": 1}), json!({"n": 3}), json!({"p": "A", "e": "z"})]).await;
+    try_each(
+        &t,
+        &[
+            json!({"s": "a"}),
+            json!({"s": "abcde"}),
+            json!({"s": "äöü"}),
+            json!({"p": "A"}),
+            json!({"e": "z"}),
+            json!({"e": 1}),
+            json!({"n": 3}),
+            json!({"p": "A", "e": "z"}),
+        ],
+    )
+    .await;
 }
 
 async fn lists_are_checked(t: Target) {
     let map = json!({"type": "array", "maxItems": 10, "items": {"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}, "v": {"type": "integer"}}}, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"]});
     given(&t, object(json!({"l": {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2}, "s": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"}, "m": map})))
         .await;
-    try_each(&t, &[
-        json!({"l": []}), json!({"l": [1, 2, 3]}), json!({"s": ["a", "b", "a"]}), json!({"m": [{"k": "a"}, {"k": "a", "v": 1}]}), json!({"m": [{"v": 1}]}), json!({"m": [{"k": "a", "v": "x"}]}),
-    ]).await;
+    try_each(
+        &t,
+        &[
+            json!({"l": []}),
+            json!({"l": [1, 2, 3]}),
+            json!({"s": ["a", "b", "a"]}),
+            json!({"m": [{"k": "a"}, {"k": "a", "v": 1}]}),
+            json!({"m": [{"v": 1}]}),
+            json!({"m": [{"k": "a", "v": "x"}]}),
+        ],
+    )
+    .await;
 }
 
 async fn maps_are_checked(t: Target) {
     given(&t, object(json!({"m": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}, "minProperties": 1, "maxProperties": 2}}))).await;
-    try_each(&t, &[json!({"m": {}}), json!({"m": {"a": 1, "b": 2, "c": 3}}), json!({"m": {"a": "x"}}), json!({"m": {"a.b/c": -1}})]).await;
+    try_each(
+        &t,
+        &[
+            json!({"m": {}}),
+            json!({"m": {"a": 1, "b": 2, "c": 3}}),
+            json!({"m": {"a": "x"}}),
+            json!({"m": {"a.b/c": -1}}),
+        ],
+    )
+    .await;
 }
 
 async fn required_fields_are_checked(t: Target) {
     given(&t, json!({"type": "object", "required": ["a", "o"], "properties": {"a": {"type": "string"}, "o": {"type": "object", "required": ["x", "y"], "properties": {"x": {"type": "string"}, "y": {"type": "string"}}}}}))
         .await;
-    try_each(&t, &[json!({}), json!({"a": "1"}), json!({"a": "1", "o": {}}), json!({"a": "1", "o": {"x": "1"}}), json!({"a": null, "o": null})]).await;
+    try_each(
+        &t,
+        &[
+            json!({}),
+            json!({"a": "1"}),
+            json!({"a": "1", "o": {}}),
+            json!({"a": "1", "o": {"x": "1"}}),
+            json!({"a": null, "o": null}),
+        ],
+    )
+    .await;
 }
 
 async fn combined_schemas_are_checked(t: Target) {
@@ -101,13 +172,28 @@ async fn combined_schemas_are_checked(t: Target) {
         "not": {"type": "object", "properties": {"a": {"type": "string"}}, "not": {"required": ["a"]}},
     }}))
     .await;
-    try_each(&t, &[json!({"one": {}}), json!({"one": {"a": "1", "b": "2"}}), json!({"any": {}}), json!({"all": 0}), json!({"all": 9}), json!({"not": {"a": "1"}})]).await;
+    try_each(
+        &t,
+        &[
+            json!({"one": {}}),
+            json!({"one": {"a": "1", "b": "2"}}),
+            json!({"any": {}}),
+            json!({"all": 0}),
+            json!({"all": 9}),
+            json!({"not": {"a": "1"}}),
+        ],
+    )
+    .await;
 }
 
 async fn several_errors_are_told_together(t: Target) {
     given(&t, json!({"type": "object", "required": ["z"], "properties": {"a": {"type": "string", "minLength": 2}, "b": {"type": "integer", "maximum": 1}, "z": {"type": "string"}, "c": {"type": "string"}}}))
         .await;
-    try_each(&t, &[json!({"a": "x"}), json!({"a": "x", "b": 5, "z": "1"}), json!({"c": 1, "a": 2, "z": "1"})]).await;
+    try_each(
+        &t,
+        &[json!({"a": "x"}), json!({"a": "x", "b": 5, "z": "1"}), json!({"c": 1, "a": 2, "z": "1"})],
+    )
+    .await;
 }
 
 async fn rules_are_checked(t: Target) {
@@ -117,7 +203,17 @@ async fn rules_are_checked(t: Target) {
             {"rule": "!has(self.names) || self.names.all(n, n.startsWith('a'))"},
         ]}))
     .await;
-    try_each(&t, &[json!({"min": 1, "max": 2, "names": ["a"]}), json!({"min": 3, "max": 2}), json!({"names": ["b"]}), json!({"min": 3, "max": 2, "names": ["b"]}), json!({"min": "x"})]).await;
+    try_each(
+        &t,
+        &[
+            json!({"min": 1, "max": 2, "names": ["a"]}),
+            json!({"min": 3, "max": 2}),
+            json!({"names": ["b"]}),
+            json!({"min": 3, "max": 2, "names": ["b"]}),
+            json!({"min": "x"}),
+        ],
+    )
+    .await;
 }
 
 async fn transition_rules_see_the_old_object(t: Target) {
@@ -142,8 +238,24 @@ async fn rules_with_reason_path_and_message_expression(t: Target) {
 }
 
 async fn formats_are_checked(t: Target) {
-    let all = ["date", "date-time", "ipv4", "ipv6", "uuid", "byte", "email", "uri", "duration", "cidr", "hostname", "mac"];
-    let mut properties: serde_json::Map<String, Value> = all.iter().map(|format| ((*format).to_owned(), json!({"type": "string", "format": format}))).collect();
+    let all = [
+        "date",
+        "date-time",
+        "ipv4",
+        "ipv6",
+        "uuid",
+        "byte",
+        "email",
+        "uri",
+        "duration",
+        "cidr",
+        "hostname",
+        "mac",
+    ];
+    let mut properties: serde_json::Map<String, Value> = all
+        .iter()
+        .map(|format| ((*format).to_owned(), json!({"type": "string", "format": format})))
+        .collect();
     properties.insert("int32".into(), json!({"type": "integer", "format": "int32"}));
     properties.insert("int64".into(), json!({"type": "integer", "format": "int64"}));
     given(&t, object(Value::Object(properties))).await;
@@ -164,7 +276,8 @@ async fn an_old_error_may_stay(t: Target) {
     assert_eq!(answer.code, 200, "{}", answer.text);
     let probe = thing(json!({"s": "also long"})).to_string();
     for _ in 0..400 {
-        let call = Call::new("POST", &format!("{THINGS}?dryRun=All")).body("application/json", &probe.replace("\"a\"", "\"b\""));
+        let call = Call::new("POST", &format!("{THINGS}?dryRun=All"))
+            .body("application/json", &probe.replace("\"a\"", "\"b\""));
         if t.quiet(call).await.code == 422 {
             break;
         }
@@ -185,5 +298,14 @@ async fn embedded_objects_are_checked(t: Target) {
 async fn null_is_dropped_where_it_is_not_allowed(t: Target) {
     given(&t, object(json!({"plain": {"type": "string"}, "nullable": {"type": "string", "nullable": true}, "defaulted": {"type": "string", "default": "d"}, "nullabledefault": {"type": "string", "nullable": true, "default": "d"}})))
         .await;
-    try_each(&t, &[json!({"plain": null}), json!({"nullable": null}), json!({"defaulted": null}), json!({"nullabledefault": null})]).await;
+    try_each(
+        &t,
+        &[
+            json!({"plain": null}),
+            json!({"nullable": null}),
+            json!({"defaulted": null}),
+            json!({"nullabledefault": null}),
+        ],
+    )
+    .await;
 }

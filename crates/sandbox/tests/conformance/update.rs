@@ -98,7 +98,9 @@ async fn immutable_fields_of_workloads_stay(t: Target) {
     let template = |label: &str| json!({"metadata": {"labels": {"a": label}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
     let with = |label: &str| json!({"metadata": {"name": "a"}, "spec": {"replicas": 0, "serviceName": "s", "selector": {"matchLabels": {"a": label}}, "template": template(label)}});
     let plain = |label: &str| json!({"metadata": {"name": "a"}, "spec": {"selector": {"matchLabels": {"a": label}}, "template": template(label)}});
-    for (kind, make) in [("deployments", true), ("replicasets", true), ("statefulsets", true), ("daemonsets", false)] {
+    for (kind, make) in
+        [("deployments", true), ("replicasets", true), ("statefulsets", true), ("daemonsets", false)]
+    {
         let path = format!("/apis/apps/v1/namespaces/{{ns}}/{kind}");
         let body = |label: &str| {
             let mut body = if make { with(label) } else { plain(label) };
@@ -115,12 +117,17 @@ async fn immutable_fields_of_workloads_stay(t: Target) {
     }
     let service = json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}});
     t.given("/api/v1/namespaces/{ns}/services", service).await;
-    t.put("/api/v1/namespaces/{ns}/services/s", json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}}))
-        .await;
+    t.put(
+        "/api/v1/namespaces/{ns}/services/s",
+        json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}}),
+    )
+    .await;
     let revisions = "/apis/apps/v1/namespaces/{ns}/controllerrevisions";
     t.given(revisions, json!({"metadata": {"name": "r"}, "data": {"a": 1}, "revision": 1})).await;
-    t.put(&format!("{revisions}/r"), json!({"metadata": {"name": "r"}, "data": {"a": 2}, "revision": 2})).await;
-    t.put(&format!("{revisions}/r"), json!({"metadata": {"name": "r"}, "data": {"a": 1}, "revision": 2})).await;
+    t.put(&format!("{revisions}/r"), json!({"metadata": {"name": "r"}, "data": {"a": 2}, "revision": 2}))
+        .await;
+    t.put(&format!("{revisions}/r"), json!({"metadata": {"name": "r"}, "data": {"a": 1}, "revision": 2}))
+        .await;
 }
 
 async fn the_generation_counts_changes_of_the_spec(t: Target) {

@@ -40,7 +40,13 @@ async fn quietly(t: &Target, method: &str, path: &str, body: &str) {
 }
 
 async fn label(t: &Target, name: &str, value: &str) {
-    quietly(t, "PATCH", &format!("{SECRETS}/{name}"), &json!({"metadata": {"labels": {"l": value}}}).to_string()).await;
+    quietly(
+        t,
+        "PATCH",
+        &format!("{SECRETS}/{name}"),
+        &json!({"metadata": {"labels": {"l": value}}}).to_string(),
+    )
+    .await;
 }
 
 async fn a_watch_tells_what_happens_after_its_version(t: Target) {
@@ -60,7 +66,8 @@ async fn a_watch_tells_what_happens_after_its_version(t: Target) {
 }
 
 async fn a_watch_from_zero_begins_with_what_is_there(t: Target) {
-    let newest = [t.given(SECRETS, secret("b", "x")).await, t.given(SECRETS, secret("a", "x")).await][1].version();
+    let newest =
+        [t.given(SECRETS, secret("b", "x")).await, t.given(SECRETS, secret("a", "x")).await][1].version();
     t.until(&format!("{SECRETS}?resourceVersion={newest}"), "the cache has both", |a| a.code == 200).await;
     let mut watch = t.watch(&format!("{SECRETS}?watch=1&resourceVersion=0")).await;
     watch.first(2).await;
@@ -79,7 +86,8 @@ async fn a_watch_without_a_version_begins_with_what_is_there(t: Target) {
 async fn what_enters_and_leaves_a_selection_is_added_and_deleted(t: Target) {
     t.given(SECRETS, secret("a", "no")).await;
     let version = version(&t).await;
-    let mut watch = t.watch(&format!("{SECRETS}?watch=true&labelSelector=l%3Dyes&resourceVersion={version}")).await;
+    let mut watch =
+        t.watch(&format!("{SECRETS}?watch=true&labelSelector=l%3Dyes&resourceVersion={version}")).await;
     label(&t, "a", "yes").await;
     watch.next().await.unwrap();
     quietly(&t, "PATCH", &format!("{SECRETS}/a"), r#"{"metadata":{"annotations":{"n":"1"}}}"#).await;
@@ -95,7 +103,9 @@ async fn what_enters_and_leaves_a_selection_is_added_and_deleted(t: Target) {
 
 async fn a_field_selection_is_watched(t: Target) {
     let version = version(&t).await;
-    let mut watch = t.watch(&format!("{SECRETS}?watch=true&fieldSelector=metadata.name%3Db&resourceVersion={version}")).await;
+    let mut watch = t
+        .watch(&format!("{SECRETS}?watch=true&fieldSelector=metadata.name%3Db&resourceVersion={version}"))
+        .await;
     t.given(SECRETS, secret("a", "x")).await;
     t.given(SECRETS, secret("b", "x")).await;
     watch.next().await.unwrap();
@@ -105,7 +115,8 @@ async fn a_list_can_be_streamed(t: Target) {
     t.given(SECRETS, secret("a", "x")).await;
     t.given(SECRETS, secret("b", "x")).await;
     t.blur_versions();
-    let query = "watch=true&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan";
+    let query =
+        "watch=true&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan";
     let mut watch = t.watch(&format!("{SECRETS}?{query}")).await;
     watch.first(2).await;
     watch.next().await.unwrap();
@@ -131,12 +142,14 @@ async fn wrong_streams_are_refused(t: Target) {
 
 async fn a_timeout_ends_a_watch(t: Target) {
     let version = version(&t).await;
-    let mut watch = t.watch(&format!("{SECRETS}?watch=true&resourceVersion={version}&timeoutSeconds=1")).await;
+    let mut watch =
+        t.watch(&format!("{SECRETS}?watch=true&resourceVersion={version}&timeoutSeconds=1")).await;
     assert!(watch.next().await.is_none());
 }
 
 async fn a_version_of_the_future_is_refused(t: Target) {
-    let mut watch = t.watch(&format!("{SECRETS}?watch=true&resourceVersion=99999999999&timeoutSeconds=5")).await;
+    let mut watch =
+        t.watch(&format!("{SECRETS}?watch=true&resourceVersion=99999999999&timeoutSeconds=5")).await;
     watch.next().await;
 }
 
@@ -178,7 +191,10 @@ async fn the_old_watch_path_works(t: Target) {
 
 async fn a_watch_can_be_partial_or_a_table(t: Target) {
     t.given(SECRETS, secret("a", "x")).await;
-    for accept in ["application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", "application/json;as=Table;g=meta.k8s.io;v=v1"] {
+    for accept in [
+        "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+        "application/json;as=Table;g=meta.k8s.io;v=v1",
+    ] {
         let mut watch = t.watch_as(&format!("{SECRETS}?watch=true"), accept).await;
         watch.next().await.unwrap();
         t.given(SECRETS, secret(&format!("b{}", accept.len()), "x")).await;
@@ -189,7 +205,8 @@ async fn a_watch_can_be_partial_or_a_table(t: Target) {
 async fn bookmarks_come_at_the_end(t: Target) {
     t.blur_versions();
     let version = version(&t).await;
-    let path = format!("{SECRETS}?watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds=4");
+    let path =
+        format!("{SECRETS}?watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds=4");
     let mut watch = t.watch(&path).await;
     let mut last = None;
     while let Some(event) = watch.unwritten().await {
@@ -197,5 +214,8 @@ async fn bookmarks_come_at_the_end(t: Target) {
     }
     let bookmark = last.expect("a bookmark before the end");
     assert_eq!(bookmark["type"], "BOOKMARK");
-    t.note(&format!("{} {} {}", bookmark["type"], bookmark["object"]["kind"], bookmark["object"]["metadata"]["creationTimestamp"]));
+    t.note(&format!(
+        "{} {} {}",
+        bookmark["type"], bookmark["object"]["kind"], bookmark["object"]["metadata"]["creationTimestamp"]
+    ));
 }

@@ -31,13 +31,17 @@ const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookcon
 const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 
 async fn an_unreachable_webhook_fails_the_request(t: Target) {
-    for (path, kind) in [(VALIDATING, "ValidatingWebhookConfiguration"), (MUTATING, "MutatingWebhookConfiguration")] {
+    for (path, kind) in
+        [(VALIDATING, "ValidatingWebhookConfiguration"), (MUTATING, "MutatingWebhookConfiguration")]
+    {
         let one = format!("{path}/{{ns}}");
         t.leaves(&one);
         t.given(path, configuration(kind, "Fail")).await;
         // The API server takes a moment to see it.
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
-        while t.quiet(Call::new("POST", &format!("{MAPS}?dryRun=All")).json(&hooked("probe"))).await.code == 201 {
+        while t.quiet(Call::new("POST", &format!("{MAPS}?dryRun=All")).json(&hooked("probe"))).await.code
+            == 201
+        {
             assert!(tokio::time::Instant::now() < deadline, "the webhook is not called");
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
@@ -45,7 +49,9 @@ async fn an_unreachable_webhook_fails_the_request(t: Target) {
         t.post(MAPS, json!({"metadata": {"generateName": "not-selected-"}})).await;
         let answer = t.quiet(Call::new("DELETE", &one)).await;
         assert_eq!(answer.code, 200);
-        while t.quiet(Call::new("POST", &format!("{MAPS}?dryRun=All")).json(&hooked("probe"))).await.code != 201 {
+        while t.quiet(Call::new("POST", &format!("{MAPS}?dryRun=All")).json(&hooked("probe"))).await.code
+            != 201
+        {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
@@ -61,14 +67,18 @@ async fn a_wrong_configuration_is_refused(t: Target) {
     let changes: [fn(&mut Value); 10] = [
         |w| w["name"] = json!("short"),
         |w| w["sideEffects"] = json!("Some"),
-        |w| { w.as_object_mut().unwrap().remove("sideEffects"); },
+        |w| {
+            w.as_object_mut().unwrap().remove("sideEffects");
+        },
         |w| w["admissionReviewVersions"] = json!(["v0"]),
         |w| w["admissionReviewVersions"] = json!([]),
         |w| w["clientConfig"] = json!({}),
         |w| w["clientConfig"] = json!({"url": "http://example.com"}),
         |w| w["timeoutSeconds"] = json!(31),
         |w| w["failurePolicy"] = json!("Maybe"),
-        |w| w["rules"] = json!([{"apiGroups": [], "apiVersions": ["v1"], "operations": ["FROB"], "resources": ["pods"]}]),
+        |w| {
+            w["rules"] = json!([{"apiGroups": [], "apiVersions": ["v1"], "operations": ["FROB"], "resources": ["pods"]}])
+        },
     ];
     for change in changes {
         let mut body = configuration("ValidatingWebhookConfiguration", "Fail");
@@ -79,7 +89,10 @@ async fn a_wrong_configuration_is_refused(t: Target) {
 
 async fn a_configuration_gets_defaults(t: Target) {
     let mut body = configuration("MutatingWebhookConfiguration", "Fail");
-    body["webhooks"][0].as_object_mut().unwrap().retain(|key, _| ["name", "sideEffects", "admissionReviewVersions", "rules"].contains(&key.as_str()));
+    body["webhooks"][0]
+        .as_object_mut()
+        .unwrap()
+        .retain(|key, _| ["name", "sideEffects", "admissionReviewVersions", "rules"].contains(&key.as_str()));
     body["webhooks"][0]["clientConfig"] = json!({"service": {"namespace": "{ns}", "name": "s"}});
     t.post(&format!("{MUTATING}?dryRun=All"), body.clone()).await;
     body["kind"] = json!("ValidatingWebhookConfiguration");
