@@ -85,12 +85,13 @@ pub fn resource_list(served: &[Arc<Resource>], group: &str, version: &str) -> Op
 
 /// `/api` in one document with all resources.
 pub fn aggregated_core(served: &[Arc<Resource>]) -> Value {
-    aggregated(vec![aggregated_group(served, "")])
+    aggregated(&[aggregated_group(served, "")])
 }
 
 /// `/apis` in one document with all resources.
 pub fn aggregated_groups(served: &[Arc<Resource>]) -> Value {
-    aggregated(group_names(served).iter().map(|group| aggregated_group(served, group)).collect())
+    let items: Vec<Value> = group_names(served).iter().map(|group| aggregated_group(served, group)).collect();
+    aggregated(&items)
 }
 
 /// `/`: the paths that exist.
@@ -222,7 +223,7 @@ fn plain_subresource(resource: &Resource, name: &str) -> Value {
     entry
 }
 
-fn aggregated(items: Vec<Value>) -> Value {
+fn aggregated(items: &[Value]) -> Value {
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
 }
 

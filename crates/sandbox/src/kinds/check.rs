@@ -14,6 +14,11 @@ impl Checks {
         self.add(field, CauseKind::FieldValueInvalid, &format!("Invalid value: {}", shown(value)), detail);
     }
 
+    /// As [`Checks::invalid`] for a value that the API server writes in an order or with names of its own.
+    pub(crate) fn invalid_text(&mut self, field: impl Into<String>, value: &str, detail: &str) {
+        self.add(field, CauseKind::FieldValueInvalid, &format!("Invalid value: {value}"), detail);
+    }
+
     /// As [`Checks::invalid`] for each reason.
     pub(crate) fn invalid_each(&mut self, field: &str, value: &str, details: Vec<String>) {
         for detail in details {
@@ -36,6 +41,13 @@ impl Checks {
         let allowed: Vec<String> = allowed.iter().map(|name| format!("{name:?}")).collect();
         let detail = format!("supported values: {}", allowed.join(", "));
         self.add(field, CauseKind::FieldValueNotSupported, &format!("Unsupported value: {value:?}"), &detail);
+    }
+
+    /// As [`Checks::not_supported`] for a value that is no text.
+    pub(crate) fn not_supported_text(&mut self, field: impl Into<String>, value: &str, allowed: &[&str]) {
+        let allowed: Vec<String> = allowed.iter().map(|name| format!("{name:?}")).collect();
+        let detail = format!("supported values: {}", allowed.join(", "));
+        self.add(field, CauseKind::FieldValueNotSupported, &format!("Unsupported value: {value}"), &detail);
     }
 
     /// The value names something that does not exist.

@@ -177,10 +177,6 @@ fn job(object: &mut Value) {
     spec_template(object);
     let Some(spec) = child(object, "spec") else { return };
     default_job_spec(spec);
-    let labels = spec.get("template").and_then(|template| at(template, &["metadata", "labels"])).cloned();
-    if let (Some(labels), Some(meta)) = (labels, child(object, "metadata")) {
-        default_to(meta, "labels", labels);
-    }
 }
 
 fn default_job_spec(spec: &mut Map<String, Value>) {

@@ -36,10 +36,13 @@ pub(crate) fn create(resource: &Resource, object: &Value, checks: &mut Checks) {
     checks.nonnegative(meta, "generation", "metadata");
     common(meta, checks);
     finalizers(meta, checks);
+    if !resource.custom {
+        standard_finalizers(meta, checks);
+    }
 }
 
 /// Checks `metadata` of an object to be updated.
-pub(crate) fn update(object: &Value, old: &Value, checks: &mut Checks) {
+pub(crate) fn update(resource: &Resource, object: &Value, old: &Value, checks: &mut Checks) {
     let empty = Value::Null;
     let (meta, old) = (object.get("metadata").unwrap_or(&empty), old.get("metadata").unwrap_or(&empty));
     if at(old, &["deletionTimestamp"]).is_some() {
@@ -69,6 +72,12 @@ pub(crate) fn update(object: &Value, old: &Value, checks: &mut Checks) {
         checks.immutable(at(meta, &[field]), at(old, &[field]), &format!("metadata.{field}"));
     }
     common(meta, checks);
+    if !resource.custom {
+        standard_finalizers(meta, checks);
+        if resource.plural == "pods" {
+            finalizers(meta, checks);
+        }
+    }
 }
 
 /// Labels and annotations of an object or of a template, whose paths start with `path`.
@@ -126,12 +135,21 @@ fn owner_references(meta: &Value, checks: &mut Checks) {
                 let detail = format!(
                     "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {named}"
                 );
-                checks.invalid(path, &Value::Array(references.to_vec()), &detail);
+                let shown: Vec<String> = references.iter().map(shown_owner).collect();
+                checks.invalid_text(path, &format!("[{}]", shown.join(",")), &detail);
             } else {
                 controller = Some(named);
             }
         }
     }
+}
+
+/// An owner reference with its fields in the API server's order.
+fn shown_owner(reference: &Value) -> String {
+    let fields = ["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"];
+    let shown: Vec<String> =
+        fields.iter().filter_map(|field| Some(format!("\"{field}\":{}", reference.get(*field)?))).collect();
+    format!("{{{}}}", shown.join(","))
 }
 
 fn finalizers(meta: &Value, checks: &mut Checks) {
@@ -146,11 +164,27 @@ fn finalizers(meta: &Value, checks: &mut Checks) {
     }
 }
 
+/// Finalizers of built-in kinds without a domain must be among those Kubernetes itself uses.
+fn standard_finalizers(meta: &Value, checks: &mut Checks) {
+    for (index, name) in list(meta, "finalizers").iter().filter_map(Value::as_str).enumerate() {
+        kubernetes_finalizer(name, &format!("metadata.finalizers[{index}]"), checks);
+    }
+}
+
+/// A finalizer with a domain, or one of Kubernetes' own.
+pub(crate) fn kubernetes_finalizer(name: &str, path: &str, checks: &mut Checks) {
+    if !name.contains('/') && !["kubernetes", "orphan", "foregroundDeletion"].contains(&name) {
+        let detail = "name is neither a standard finalizer name nor is it fully qualified";
+        checks.invalid(path, &Value::from(name), detail);
+    }
+}
+
 /// What is wrong with the name of an object of this kind, or with the beginning of a generated one.
 fn name_errors(resource: &Resource, name: &str, prefix: bool) -> Vec<String> {
-    // A generated name goes on after its prefix, so that a dash at the end is well.
+    // A generated name goes on after its prefix, so that a dash at the end is well. (The API server looks away from the
+    // character before the dash, too.)
     let masked = if prefix && name.len() > 1 && name.ends_with('-') {
-        format!("{}a", name.get(..name.len() - 1).unwrap_or_default())
+        format!("{}a", name.get(..name.len() - 2).unwrap_or_default())
     } else {
         name.to_owned()
     };

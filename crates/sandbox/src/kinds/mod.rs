@@ -14,6 +14,8 @@ mod pod_update;
 mod prepare;
 mod quantity;
 mod template;
+#[cfg(test)]
+mod tests;
 mod validate;
 mod volumes;
 mod wire;
@@ -72,7 +74,7 @@ pub fn validate_update(
     new: &Value,
 ) -> Vec<FieldError> {
     let mut checks = Checks::default();
-    meta::update(new, old, &mut checks);
+    meta::update(resource, new, old, &mut checks);
     if !resource.custom {
         validate::update(resource, subresource, old, new, &mut checks);
     }

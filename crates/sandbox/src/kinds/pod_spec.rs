@@ -53,11 +53,6 @@ pub(super) fn pod_spec(spec: &Value, path: &str, checks: &mut Checks) {
         checks.required(format!("{path}.dnsConfig"), "must provide `dnsConfig` when `dnsPolicy` is None");
     }
     meta::labels(spec, "nodeSelector", &format!("{path}.nodeSelector"), checks);
-    for (index, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
-        if text(secret, "name").is_empty() {
-            checks.required(format!("{path}.imagePullSecrets[{index}].name"), "");
-        }
-    }
     gates(spec, path, checks);
     spread_constraints(spec, path, checks);
     named(spec, path, checks);
@@ -204,10 +199,7 @@ impl Context<'_> {
                 checks.duplicate(format!("{path}.name"), text(container, "name"));
             }
             self.lifecycle_and_probes(container, &path, checks);
-            let policy = text(container, "restartPolicy");
-            if !policy.is_empty() {
-                checks.forbidden(format!("{path}.restartPolicy"), "may not be set for non-init containers");
-            }
+            restart_policy(container, &path, checks);
         }
         host_ports(containers, path, checks);
     }
@@ -219,9 +211,7 @@ impl Context<'_> {
             let path = format!("{path}[{index}]");
             self.common(container, &path, checks);
             let policy = text(container, "restartPolicy");
-            if !policy.is_empty() && policy != "Always" {
-                checks.not_supported(format!("{path}.restartPolicy"), policy, &["Always"]);
-            }
+            restart_policy(container, &path, checks);
             let name = text(container, "name");
             if seen.contains(name) {
                 checks.duplicate(format!("{path}.name"), name);
@@ -287,6 +277,11 @@ impl Context<'_> {
         let none = Value::Null;
         resources(container.get("resources").unwrap_or(&none), &format!("{path}.resources"), checks);
         resize_policy(container, &format!("{path}.resizePolicy"), text(self.spec, "restartPolicy"), checks);
+        security(
+            container.get("securityContext").unwrap_or(&none),
+            &format!("{path}.securityContext"),
+            checks,
+        );
     }
 
     fn lifecycle_and_probes(&self, container: &Value, path: &str, checks: &mut Checks) {
@@ -370,6 +365,14 @@ impl Context<'_> {
             }
             _ => {}
         }
+    }
+}
+
+fn restart_policy(container: &Value, path: &str, checks: &mut Checks) {
+    let policy = text(container, "restartPolicy");
+    let allowed = ["Always", "Never", "OnFailure"];
+    if !policy.is_empty() && !allowed.contains(&policy) {
+        checks.not_supported(format!("{path}.restartPolicy"), policy, &allowed);
     }
 }
 
@@ -493,9 +496,7 @@ fn value_source(source: &Value, has_value: bool, path: &str, checks: &mut Checks
         let Some(reference) = at(source, &[kind]) else { continue };
         sources += 1;
         let (name, key) = (text(reference, "name"), text(reference, "key"));
-        if name.is_empty() {
-            checks.required(format!("{path}.{kind}.name"), "");
-        }
+        checks.invalid_each(&format!("{path}.{kind}.name"), name, names::dns_subdomain(name));
         if key.is_empty() {
             checks.required(format!("{path}.{kind}.key"), "");
         } else {
@@ -523,6 +524,14 @@ fn field_reference(field: &Value, path: &str, checks: &mut Checks) {
         "status.podIP",
         "status.podIPs",
     ];
+    // Known to field selectors of pods, but not here.
+    const CONVERTIBLE: [&str; 5] = [
+        "metadata.labels",
+        "metadata.annotations",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "status.phase",
+    ];
     let name = text(field, "fieldPath");
     if name.is_empty() {
         checks.required(format!("{path}.fieldPath"), "");
@@ -536,7 +545,7 @@ fn field_reference(field: &Value, path: &str, checks: &mut Checks) {
         Some(("metadata.labels", key)) => checks.invalid_each(path, key, names::qualified_name(key)),
         Some((base, _)) => checks.invalid(path, &Value::from(base), "does not support subscript"),
         None if PLAIN.contains(&name) => {}
-        None if name == "metadata.labels" || name == "metadata.annotations" => {
+        None if CONVERTIBLE.contains(&name) => {
             checks.not_supported(format!("{path}.fieldPath"), name, &PLAIN);
         }
         None => {
@@ -597,18 +606,29 @@ fn nonnegative_quantity(amount: &str, path: &str, checks: &mut Checks) {
 
 fn resource_name(name: &str, path: &str, checks: &mut Checks) {
     let errors = names::qualified_name(name);
-    if !errors.is_empty() {
-        checks.invalid_each(path, name, errors);
-        return;
-    }
+    let sound = errors.is_empty();
+    checks.invalid_each(path, name, errors);
     let standard = ["cpu", "memory", "ephemeral-storage"].contains(&name) || name.starts_with("hugepages-");
     if !name.contains('/') && !standard {
         let elsewhere =
             ["storage", "pods", "services", "secrets", "configmaps", "resourcequotas"].contains(&name);
-        if !elsewhere {
+        if sound && !elsewhere {
             checks.invalid(path, &Value::from(name), "must be a standard resource type or fully qualified");
         }
         checks.invalid(path, &Value::from(name), "must be a standard resource for containers");
+    }
+}
+
+fn security(context: &Value, path: &str, checks: &mut Checks) {
+    let range = 0..=i64::from(i32::MAX);
+    for field in ["runAsUser", "runAsGroup"] {
+        if let Some(id) = int(context, field).filter(|id| !range.contains(id)) {
+            checks.invalid(format!("{path}.{field}"), &Value::from(id), &names::range(0, i32::MAX.into()));
+        }
+    }
+    if flag(context, "privileged") && context.get("allowPrivilegeEscalation") == Some(&Value::Bool(false)) {
+        let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
+        checks.invalid(path, context, detail);
     }
 }
 
@@ -634,16 +654,5 @@ fn resize_policy(container: &Value, path: &str, restart: &str, checks: &mut Chec
                 "must be 'NotRequired' when `restartPolicy` is 'Never'",
             );
         }
-    }
-    // A flag read here keeps the reader of templates honest: a container is privileged or may escalate, never neither.
-    if flag(container.get("securityContext").unwrap_or(&Value::Null), "privileged")
-        && at(container, &["securityContext", "allowPrivilegeEscalation"]) == Some(&Value::Bool(false))
-    {
-        let holder = path.trim_end_matches(".resizePolicy");
-        checks.invalid(
-            format!("{holder}.securityContext"),
-            container.get("securityContext").unwrap_or(&Value::Null),
-            "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
-        );
     }
 }

@@ -1,6 +1,6 @@
 //! What an update may change of a pod, through the pod itself and through its subresources.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::check::{Checks, at, int, list, text};
 use super::pod_spec::{self, compare};
@@ -125,7 +125,7 @@ fn munged(old: &Value, new: &Value) -> Value {
     munged
 }
 
-fn put_back(fields: &mut serde_json::Map<String, Value>, field: &str, value: Option<&Value>) {
+fn put_back(fields: &mut Map<String, Value>, field: &str, value: Option<&Value>) {
     match value {
         Some(value) => fields.insert(field.to_owned(), value.clone()),
         None => fields.remove(field),
@@ -144,35 +144,27 @@ pub(super) fn resize(old: &Value, new: &Value, checks: &mut Checks) {
         list(old, "containers").iter().zip(list(new, "containers")).enumerate()
     {
         let path = format!("spec.containers[{index}].resources");
-        let amount = |container: &Value, kind: &str, name: &str| {
-            at(container, &["resources", kind, name]).and_then(Value::as_str).map(str::to_owned)
-        };
         for kind in ["limits", "requests"] {
-            for name in ["cpu", "memory"] {
-                if amount(former, kind, name).is_some() && amount(container, kind, name).is_none() {
-                    checks.forbidden(format!("{path}.{kind}"), "resource limits cannot be removed");
-                }
+            let (before, after) = (amounts(former, kind), amounts(container, kind));
+            if before.keys().any(|name| !after.contains_key(name)) {
+                checks.forbidden(format!("{path}.{kind}"), &format!("resource {kind} cannot be removed"));
             }
-        }
-        let mut other = container.clone();
-        for kind in ["limits", "requests"] {
-            for name in ["cpu", "memory"] {
-                if let Some(list) =
-                    other.pointer_mut(&format!("/resources/{kind}")).and_then(Value::as_object_mut)
-                {
-                    put_back(list, name, at(former, &["resources", kind, name]));
-                }
+            let other = |amounts: Map<String, Value>| {
+                amounts
+                    .into_iter()
+                    .filter(|(name, _)| name != "cpu" && name != "memory")
+                    .collect::<Map<_, _>>()
+            };
+            if other(before) != other(after) {
+                checks.forbidden("spec", "only cpu and memory resources are mutable");
             }
-        }
-        let same = |kind: &str| {
-            let (one, two) = (at(&other, &["resources", kind]), at(former, &["resources", kind]));
-            one == two
-                || (two.is_none() && one.and_then(Value::as_object).is_none_or(serde_json::Map::is_empty))
-        };
-        if !same("limits") || !same("requests") {
-            checks.forbidden("spec", "only cpu and memory resources are mutable");
         }
     }
+}
+
+/// The amounts in a container's limits or requests.
+fn amounts(container: &Value, kind: &str) -> Map<String, Value> {
+    at(container, &["resources", kind]).and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
 /// Checks an update through `pods/status`.

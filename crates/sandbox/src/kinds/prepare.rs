@@ -42,7 +42,7 @@ pub(super) fn create(resource: &Resource, object: &mut Value, now: Timestamp) {
         }
         ("", "persistentvolumes") => {
             protect(object, "kubernetes.io/pv-protection");
-            set(object, "status", json!({"phase": "Pending"}));
+            set(object, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": rfc3339(now)}));
         }
         ("batch", "jobs") => job(object),
         ("apps", "daemonsets") => annotate_template_generation(object, 1),
@@ -72,8 +72,15 @@ pub(super) fn update(resource: &Resource, subresource: Option<&str>, old: &Value
             if key == ("", "namespaces") {
                 copy_in(old, new, "spec", "finalizers");
             }
-            if key == ("", "services") {
-                keep_cluster_ip(old, new);
+            match key {
+                ("", "services") => keep_cluster_ip(old, new),
+                ("batch", "jobs") => job_labels(new),
+                ("", "pods") => {
+                    if let Some(spec) = child(new, "spec") {
+                        tolerate_lost_nodes(spec);
+                    }
+                }
+                _ => {}
             }
             raise_generation(key, old, new);
         }
@@ -339,11 +346,15 @@ fn pod(object: &mut Value, now: Timestamp) {
     }
     let scheduled = json!({
         "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
-        "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "lastTransitionTime": rfc3339(now),
         "message": "Scheduling is blocked due to non-empty scheduling gates",
     });
     let conditions = if gated { json!([scheduled]) } else { Value::Null };
     set(object, "status", json!({"phase": "Pending", "qosClass": quality, "conditions": conditions}));
+}
+
+fn rfc3339(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// A pod stays five minutes on a node that is lost, unless it says something else.
@@ -434,7 +445,12 @@ fn job(object: &mut Value) {
             matched.entry("batch.kubernetes.io/controller-uid").or_insert_with(|| json!(uid));
         }
     }
-    let labels = spec.get("template").and_then(|template| at(template, &["metadata", "labels"])).cloned();
+    job_labels(object);
+}
+
+/// A job without labels takes those of its template.
+fn job_labels(object: &mut Value) {
+    let labels = at(object, &["spec", "template", "metadata", "labels"]).cloned();
     let unlabelled = at(object, &["metadata", "labels"]).and_then(Value::as_object).is_none_or(Map::is_empty);
     if let (true, Some(labels), Some(meta)) = (unlabelled, labels, child(object, "metadata")) {
         meta.insert("labels".to_owned(), labels);

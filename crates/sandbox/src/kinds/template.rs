@@ -15,6 +15,12 @@ pub(crate) fn default_spec(spec: &mut Map<String, Value>) {
     for field in ["containers", "initContainers", "ephemeralContainers"] {
         for container in objects(spec.get_mut(field)) {
             default_container(container);
+            // Rules of restarting single containers are behind a gate that is off; sidecars are not.
+            container.remove("restartPolicyRules");
+            let sidecar = container.get("restartPolicy").is_some_and(|policy| policy == "Always");
+            if field != "initContainers" || !sidecar {
+                container.remove("restartPolicy");
+            }
         }
     }
     round_up(spec.get_mut("overhead"));

@@ -67,6 +67,12 @@ fn body(resource: &Resource, object: &Value, created: bool, checks: &mut Checks)
             pod_spec::pod_spec(spec, "spec", checks);
             pod_spec::only_for_pods(spec, "spec", checks);
         }
+        ("", "namespaces") => {
+            for name in list(spec, "finalizers").iter().filter_map(Value::as_str) {
+                checks.invalid_each("spec.finalizers", name, names::qualified_name(name));
+                super::meta::kubernetes_finalizer(name, "spec.finalizers", checks);
+            }
+        }
         ("", "podtemplates") => {
             pod_spec::template(object.get("template").unwrap_or(&none), "template", checks);
         }
@@ -80,7 +86,12 @@ fn body(resource: &Resource, object: &Value, created: bool, checks: &mut Checks)
                 checks.invalid("revision", &json!(revision), "must be greater than or equal to 0");
             }
         }
-        ("batch", "jobs") => workloads::job_spec(spec, "spec", true, checks),
+        ("batch", "jobs") => {
+            if created {
+                workloads::generated_selector(object, checks);
+            }
+            workloads::job_spec(spec, "spec", true, checks);
+        }
         ("batch", "cronjobs") => workloads::cron_job(object, checks),
         ("", "persistentvolumeclaims") => workloads::claim_spec(spec, "spec", checks),
         ("", "persistentvolumes") => persistent_volume(spec, checks),
@@ -151,14 +162,6 @@ fn changes(key: (&str, &str), old: &Value, new: &Value, checks: &mut Checks) {
         {
             let role = field(new, &["roleRef"]).unwrap_or_default();
             checks.invalid("roleRef", &role, "cannot change roleRef");
-        }
-        ("coordination.k8s.io", "leases") => {
-            let count = |lease: &Value| at(lease, &["spec", "leaseTransitions"]).and_then(Value::as_i64);
-            if let (Some(former), Some(now)) = (count(old), count(new))
-                && now < former
-            {
-                checks.invalid("spec.leaseTransitions", &json!(now), "must not be decremented");
-            }
         }
         _ => {}
     }
@@ -257,6 +260,7 @@ fn persistent_volume(spec: &Value, checks: &mut Checks) {
     }
     if pairs(spec, "capacity").next().is_none() {
         checks.required("spec.capacity", "");
+        checks.not_supported_text("spec.capacity", "null", &["storage"]);
     }
     let sources =
         spec.as_object().into_iter().flatten().filter(|(key, _)| !NO_SOURCES.contains(&key.as_str()));
@@ -373,7 +377,15 @@ fn lease(spec: &Value, checks: &mut Checks) {
 fn budget(spec: &Value, checks: &mut Checks) {
     let (least, most) = (at(spec, &["minAvailable"]), at(spec, &["maxUnavailable"]));
     if least.is_some() && most.is_some() {
-        checks.invalid("spec", spec, "minAvailable and maxUnavailable cannot be both set");
+        let field = |name: &str| spec.get(name).cloned().unwrap_or_default();
+        let shown = format!(
+            "{{\"MinAvailable\":{},\"Selector\":{},\"MaxUnavailable\":{},\"UnhealthyPodEvictionPolicy\":{}}}",
+            field("minAvailable"),
+            field("selector"),
+            field("maxUnavailable"),
+            field("unhealthyPodEvictionPolicy"),
+        );
+        checks.invalid_text("spec", &shown, "minAvailable and maxUnavailable cannot be both set");
     }
     for field in ["minAvailable", "maxUnavailable"] {
         checks.nonnegative(spec, field, "spec");
@@ -401,10 +413,20 @@ fn autoscaler(spec: &Value, checks: &mut Checks) {
     if int(spec, "minReplicas").is_some_and(|least| most < least) {
         checks.invalid("spec.maxReplicas", &json!(most), "must be greater than or equal to `minReplicas`");
     }
+    let target = spec.get("scaleTargetRef").unwrap_or(&Value::Null);
     for field in ["kind", "name"] {
-        if at(spec, &["scaleTargetRef", field]).is_none() {
+        if text(target, field).is_empty() {
             checks.required(format!("spec.scaleTargetRef.{field}"), "");
         }
+    }
+    if text(target, "apiVersion").is_empty() {
+        checks.invalid("spec.scaleTargetRef.apiVersion", &json!(""), "apiVersion must specify API group");
+    }
+    let outside = |metric: &Value| ["Object", "External"].contains(&text(metric, "type"));
+    if int(spec, "minReplicas") == Some(0) && !list(spec, "metrics").iter().any(outside) {
+        let detail =
+            "must specify at least one Object or External metric to support scaling to zero replicas";
+        checks.forbidden("spec.metrics", detail);
     }
 }
 

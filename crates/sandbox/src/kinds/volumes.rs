@@ -59,6 +59,10 @@ fn source(volume: &Value, path: &str, checks: &mut Checks) {
         "nfs" => {
             required(source, "server", &path, checks);
             required(source, "path", &path, checks);
+            if !text(source, "path").starts_with('/') {
+                let value = Value::from(text(source, "path"));
+                checks.invalid(format!("{path}.path"), &value, "must be an absolute path");
+            }
         }
         "csi" => required(source, "driver", &path, checks),
         "ephemeral" => match at(source, &["volumeClaimTemplate"]) {

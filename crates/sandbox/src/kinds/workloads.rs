@@ -25,7 +25,10 @@ pub(super) fn deployment(object: &Value, checks: &mut Checks) {
         ("RollingUpdate", None) => {
             checks.required("spec.strategy.rollingUpdate", "this should be defaulted and never be nil");
         }
-        (other, _) => checks.not_supported("spec.strategy", other, &["Recreate", "RollingUpdate"]),
+        (other, _) => {
+            let shown = format!("{{\"Type\":{other:?},\"RollingUpdate\":null}}");
+            checks.not_supported_text("spec.strategy", &shown, &["Recreate", "RollingUpdate"]);
+        }
     }
     checks.nonnegative(spec, "minReadySeconds", "spec");
     checks.nonnegative(spec, "revisionHistoryLimit", "spec");
@@ -87,7 +90,7 @@ pub(super) fn replication_controller(object: &Value, checks: &mut Checks) {
 pub(super) fn daemon_set(object: &Value, checks: &mut Checks) {
     let spec = object.get("spec").unwrap_or(&Value::Null);
     selector(spec.get("selector").unwrap_or(&Value::Null), "spec.selector", checks);
-    template_matches(spec, checks);
+    template_matches(spec, None, checks);
     if at(spec, &["selector"]).is_some_and(is_empty_selector) {
         let selector = spec.get("selector").cloned().unwrap_or_default();
         checks.invalid("spec.selector", &selector, "empty selector is invalid for daemonset");
@@ -105,8 +108,7 @@ pub(super) fn daemon_set(object: &Value, checks: &mut Checks) {
             let surge = amount(update.get("maxSurge").unwrap_or(&Value::Null));
             let unavailable = update.get("maxUnavailable").unwrap_or(&Value::Null);
             if amount(unavailable) == 0 && surge == 0 {
-                let path = format!("{path}.maxUnavailable");
-                checks.invalid(path, unavailable, "cannot be 0 when maxSurge is 0");
+                checks.required(format!("{path}.maxUnavailable"), "cannot be 0 when maxSurge is 0");
             } else if amount(unavailable) != 0 && surge != 0 {
                 let surge = update.get("maxSurge").unwrap_or(&Value::Null);
                 let detail = "may not be set when maxUnavailable is non-zero";
@@ -114,7 +116,8 @@ pub(super) fn daemon_set(object: &Value, checks: &mut Checks) {
             }
         }
         other => {
-            checks.not_supported("spec.updateStrategy.type", other, &["RollingUpdate", "OnDelete"]);
+            let shown = format!("{{\"Type\":{other:?},\"RollingUpdate\":null}}");
+            checks.not_supported_text("spec.updateStrategy", &shown, &["RollingUpdate", "OnDelete"]);
         }
     }
     checks.nonnegative(spec, "revisionHistoryLimit", "spec");
@@ -132,7 +135,9 @@ pub(super) fn stateful_set(object: &Value, created: bool, checks: &mut Checks) {
     match (text(strategy, "type"), at(strategy, &["rollingUpdate"])) {
         ("OnDelete", Some(update)) => {
             let detail = "only allowed for updateStrategy 'RollingUpdate'";
-            checks.invalid("spec.updateStrategy.rollingUpdate", update, detail);
+            let partition = update.get("partition").unwrap_or(&Value::Null);
+            let shown = format!("{{\"Partition\":{partition},\"MaxUnavailable\":null}}");
+            checks.invalid_text("spec.updateStrategy.rollingUpdate", &shown, detail);
         }
         ("OnDelete" | "RollingUpdate", None) => {}
         ("RollingUpdate", Some(update)) => {
@@ -147,7 +152,7 @@ pub(super) fn stateful_set(object: &Value, created: bool, checks: &mut Checks) {
         checks.invalid_each("spec.serviceName", service, names::dns_label(service));
     }
     required_selector(spec, "statefulset", checks);
-    template_matches(spec, checks);
+    template_matches(spec, Some(""), checks);
     always_running(&with_claim_volumes(spec), "StatefulSet", checks);
 }
 
@@ -230,10 +235,35 @@ pub(super) fn job_spec(spec: &Value, path: &str, with_selector: bool, checks: &m
         other => checks.not_supported(restart_path, other, &["OnFailure", "Never"]),
     }
     if with_selector {
-        match at(spec, &["selector"]) {
-            None => checks.required(format!("{path}.selector"), ""),
-            Some(_) => template_matches(spec, checks),
+        if at(spec, &["selector"]).is_none() {
+            checks.required(format!("{path}.selector"), "");
         }
+        template_matches(spec, None, checks);
+    }
+}
+
+/// Checks the selector that the server has made for a new Job.
+pub(super) fn generated_selector(object: &Value, checks: &mut Checks) {
+    let spec = object.get("spec").unwrap_or(&Value::Null);
+    if flag(spec, "manualSelector") {
+        return;
+    }
+    let key = "batch.kubernetes.io/controller-uid";
+    let uid = crate::object::uid(object);
+    let labels = at(spec, &["template", "metadata", "labels"]).cloned().unwrap_or_default();
+    for (label, expected) in [(key, uid), ("batch.kubernetes.io/job-name", crate::object::name(object))] {
+        let found = text(&labels, label);
+        if found != expected {
+            checks.invalid(
+                format!("spec.template.metadata.labels[{label}]"),
+                &json!(found),
+                &format!("expected {expected:?}"),
+            );
+        }
+    }
+    if at(spec, &["selector"]) != Some(&json!({"matchLabels": {key: uid}})) {
+        let shown = shown_selector(spec.get("selector").unwrap_or(&Value::Null));
+        checks.invalid_text("spec.selector", &shown, "`selector` not auto-generated");
     }
 }
 
@@ -416,12 +446,13 @@ fn is_empty_selector(selector: &Value) -> bool {
 }
 
 fn replica_template(spec: &Value, kind: &str, checks: &mut Checks) {
-    template_matches(spec, checks);
+    template_matches(spec, Some("invalid label selector"), checks);
     always_running(spec, kind, checks);
 }
 
-/// The selector must select the template. A missing selector selects nothing, an empty one everything.
-fn template_matches(spec: &Value, checks: &mut Checks) {
+/// The selector must select the template. A missing selector selects nothing, an empty one everything; one that cannot be
+/// read is refused with the text `unreadable`, if there is one.
+fn template_matches(spec: &Value, unreadable: Option<&str>, checks: &mut Checks) {
     let labels = at(spec, &["template", "metadata", "labels"]).cloned().unwrap_or_default();
     let Some(selector) = at(spec, &["selector"]) else {
         checks.invalid(
@@ -431,6 +462,14 @@ fn template_matches(spec: &Value, checks: &mut Checks) {
         );
         return;
     };
+    let mut problems = Checks::default();
+    self::selector(selector, "", &mut problems);
+    if !problems.0.is_empty() {
+        if let Some(detail) = unreadable {
+            checks.invalid_text("spec.selector", &shown_selector(selector), detail);
+        }
+        return;
+    }
     let expression = |expression: &Value| {
         let value = labels.get(text(expression, "key"));
         let listed = value.is_some_and(|value| list(expression, "values").contains(value));
@@ -451,6 +490,25 @@ fn template_matches(spec: &Value, checks: &mut Checks) {
             "`selector` does not match template `labels`",
         );
     }
+}
+
+/// A selector with its fields in the API server's order.
+fn shown_selector(selector: &Value) -> String {
+    let fields = |object: &Value, names: &[&str]| {
+        let shown: Vec<String> =
+            names.iter().filter_map(|name| Some(format!("\"{name}\":{}", object.get(*name)?))).collect();
+        shown.join(",")
+    };
+    let mut parts = vec![fields(selector, &["matchLabels"])];
+    if selector.get("matchExpressions").is_some() {
+        let expressions: Vec<String> = list(selector, "matchExpressions")
+            .iter()
+            .map(|expression| format!("{{{}}}", fields(expression, &["key", "operator", "values"])))
+            .collect();
+        parts.push(format!("\"matchExpressions\":[{}]", expressions.join(",")));
+    }
+    parts.retain(|part| !part.is_empty());
+    format!("{{{}}}", parts.join(","))
 }
 
 /// The template of a workload whose pods never end.
