@@ -304,9 +304,9 @@ fn dial(address: &str, error: &std::io::Error) -> String {
 fn handshake(error: &std::io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
     let why = match inner {
-        Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            "x509: certificate signed by unknown authority".to_owned()
-        }
+        Some(TlsError::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => "x509: certificate signed by unknown authority".to_owned(),
         Some(TlsError::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
         )) => "x509: certificate has expired or is not yet valid".to_owned(),
@@ -342,3 +342,6 @@ fn refusal(status: StatusCode, body: &[u8]) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
