@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt as _;
+use kruise_sandbox::server::{Config, Server};
 use kube::Client;
 use kube::client::Body;
-use kruise_sandbox::server::{Config, Server};
 use serde_json::{Value, json};
 
 use crate::known;
@@ -187,7 +187,8 @@ impl Target {
         let response = tokio::time::timeout(self.inner.patience, self.inner.client.send(request));
         let response = response.await.expect("an answer in time").expect("an HTTP answer");
         let (parts, body) = response.into_parts();
-        let body = tokio::time::timeout(self.inner.patience, body.collect()).await.expect("the whole body in time");
+        let body =
+            tokio::time::timeout(self.inner.patience, body.collect()).await.expect("the whole body in time");
         let bytes = body.expect("a whole body").to_bytes();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
@@ -362,8 +363,7 @@ impl Watch {
                 return Some(event);
             }
             let chunk = tokio::time::timeout(self.target.inner.patience, self.stream.next()).await;
-            let chunk =
-                chunk.expect("an event or the end in time")?.expect("a readable stream");
+            let chunk = chunk.expect("an event or the end in time")?.expect("a readable stream");
             self.buffer.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
         }
     }
@@ -376,7 +376,8 @@ pub(crate) async fn on_cluster(module: &str, name: &str, case: Case) {
     let mut config =
         kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
     config.default_retry = false;
-    let transcript = Target::new(Client::try_from(config).expect("a client"), Duration::from_secs(60)).run(case).await;
+    let transcript =
+        Target::new(Client::try_from(config).expect("a client"), Duration::from_secs(60)).run(case).await;
     let (_, file) = place(module, name);
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     if std::env::var_os("CONFORMANCE_RECORD").is_some() {
@@ -402,7 +403,9 @@ pub(crate) async fn on_sandbox(module: &str, name: &str, case: Case) {
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
     match (found, known) {
-        (Some(difference), None) => panic!("the sandbox answers otherwise than {}:\n{difference}", file.display()),
+        (Some(difference), None) => {
+            panic!("the sandbox answers otherwise than {}:\n{difference}", file.display())
+        }
         (Some(difference), Some((_, why))) => eprintln!("known to differ, {why}:\n{difference}"),
         (None, Some(_)) if std::env::var_os("CONFORMANCE_STRICT").is_some() => {
             panic!("{title} no longer differs: take it out of known.rs")

@@ -8,7 +8,13 @@
 //! Each case is two tests: `<module>::sandbox::<case>` and `<module>::cluster::<case>`; the second does nothing without
 //! `CONFORMANCE_KUBECONFIG`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "all of this is a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "all of this is a test"
+)]
 
 #[macro_use]
 mod harness;
