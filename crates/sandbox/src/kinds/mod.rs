@@ -43,6 +43,13 @@ pub fn decode(resource: &Resource, version: &str, object: &mut Value) -> Result<
     wire::decode(resource, version, object)
 }
 
+/// Fills in the fields of a built-in kind that have a default.
+pub fn default(resource: &Resource, object: &mut Value) {
+    if !resource.custom {
+        defaults::apply(&resource.group, &resource.plural, object);
+    }
+}
+
 /// Makes a new object what the server would store: defaults, first generation, empty status, fields the server sets.
 ///
 /// `metadata.name`, `namespace` and `uid` must be set already: a Job's labels are made of them.

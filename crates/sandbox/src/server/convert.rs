@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::handler::Call;
 use super::storage::Stored;
 use crate::error::ApiError;
-use crate::kinds;
 use crate::resource::{Conversion, Resource};
+use crate::{conversion, kinds};
 
 /// Objects of one resource can be written out in the version without being changed (but for `apiVersion`).
 fn same(call: &Call) -> bool {
@@ -27,7 +27,7 @@ pub(crate) async fn shown(call: &Call, objects: Vec<Arc<Stored>>) -> Result<Vec<
         objects.iter().filter(|object| object.converted(&wanted).is_none()).collect();
     if !missing.is_empty() {
         let values: Vec<Value> = missing.iter().map(|object| object.value.clone()).collect();
-        let converted = convert(call, values, &call.stored_as, &call.resource, &call.info.version).await?;
+        let converted = convert(call, values, &call.resource, &call.info.version).await?;
         for (object, value) in missing.into_iter().zip(converted) {
             object.keep_converted(&wanted, &Stored::as_is(value, object.rv));
         }
@@ -58,7 +58,7 @@ pub(crate) async fn stored(call: &Call, mut value: Value) -> Result<Value, ApiEr
         return Ok(value);
     }
     let storage = call.stored_as.storage.clone();
-    let mut converted = convert(call, vec![value], &call.resource, &call.stored_as, &storage).await?;
+    let mut converted = convert(call, vec![value], &call.stored_as, &storage).await?;
     converted.pop().ok_or_else(|| ApiError::internal("a conversion lost the object"))
 }
 
@@ -69,18 +69,16 @@ fn retype(value: &mut Value, resource: &Resource, version: &str) {
 }
 
 async fn convert(
-    _call: &Call,
+    call: &Call,
     mut values: Vec<Value>,
-    _from: &Resource,
     to: &Resource,
     version: &str,
 ) -> Result<Vec<Value>, ApiError> {
     let api_version = to.api_version(version);
-    if !to.custom {
-        values.iter_mut().for_each(|value| kinds::convert(value, &api_version));
-        return Ok(values);
+    if to.custom {
+        let caller = &*call.server.0.config.webhooks;
+        return conversion::convert(to, values, &api_version, caller).await;
     }
-    std::future::ready(()).await;
-    values.iter_mut().for_each(|value| retype(value, to, version));
+    values.iter_mut().for_each(|value| kinds::convert(value, &api_version));
     Ok(values)
 }

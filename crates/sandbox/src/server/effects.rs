@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::Server;
+use super::admit::{CONFIGURATIONS, Configurations};
 use super::handler::Call;
 use super::storage::{Store, Stored, lock};
 use crate::{crd, object};
@@ -18,6 +19,8 @@ impl Server {
     pub(crate) fn stored(&self, call: &Call, stored: &Stored) {
         if call.table == CRDS {
             self.settle(object::name(&stored.value));
+        } else if CONFIGURATIONS.contains(&call.table.as_str()) {
+            self.read_configurations();
         }
     }
 
@@ -25,10 +28,26 @@ impl Server {
     pub(crate) fn removed(&self, call: &Call, stored: &Stored) {
         if call.table == CRDS {
             self.withdraw(&stored.value);
+        } else if CONFIGURATIONS.contains(&call.table.as_str()) {
+            self.read_configurations();
         } else if call.resource.custom {
             let name = format!("{}.{}", call.resource.plural, call.resource.group);
             self.settle(&name);
         }
+    }
+
+    /// Takes note of the webhook configurations in the store.
+    pub(crate) fn read_configurations(&self) {
+        let store = lock(&self.0.store);
+        let [mutating, validating] = CONFIGURATIONS
+            .map(|table| store.scan(table, "", None).map(|(_, one)| one.value.clone()).collect());
+        // Under the store's lock, so that the last to change the store is the last to get here.
+        *lock(&self.0.configurations) = Arc::new(Configurations { mutating, validating });
+    }
+
+    /// The webhook configurations in force.
+    pub(crate) fn configurations(&self) -> Arc<Configurations> {
+        Arc::clone(&lock(&self.0.configurations))
     }
 
     /// Deletes the objects of a definition that is about to go; true if some are held by their finalizers.
@@ -37,8 +56,9 @@ impl Server {
         clear(&mut store, definition, &self.time())
     }
 
-    /// Serves the CustomResourceDefinitions that the store holds.
-    pub(crate) fn serve_stored_crds(&self) {
+    /// Serves the CustomResourceDefinitions that the store holds, and takes note of its webhooks.
+    pub(crate) fn serve_stored(&self) {
+        self.read_configurations();
         let definitions: Vec<Arc<Stored>> = {
             let store = lock(&self.0.store);
             store.scan(CRDS, "", None).map(|(_, stored)| Arc::clone(stored)).collect()

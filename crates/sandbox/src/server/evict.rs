@@ -10,9 +10,9 @@ use super::answer::Answer;
 use super::decode;
 use super::delete::{Options, delete};
 use super::handler::Call;
-use super::pipeline::Rules;
+use super::pipeline::{self, Rules};
 use super::storage::{Stored, lock};
-use super::sub::set_condition;
+use super::sub::{set_condition, typed};
 use super::write::change;
 use crate::error::{ApiError, Reason};
 use crate::object;
@@ -29,6 +29,7 @@ pub(crate) async fn evict(call: &Arc<Call>) -> Result<Answer, ApiError> {
     let mut options = eviction.get("deleteOptions").map(Options::from_value).unwrap_or_default();
     options.dry_run |= call.info.dry_run;
     let pod = lock(&call.server.0.store).get(&call.table, &call.key()).ok_or_else(|| call.not_found())?;
+    pipeline::posted(call, &typed(eviction, "policy/v1", "Eviction")).await?;
     if !may_ignore_budget(&pod.value)
         && let Some(budget) = budget_of(call, &pod.value)?
     {

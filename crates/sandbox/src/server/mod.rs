@@ -3,6 +3,7 @@
 //! One request runs through [`handler`] (what is asked, faults), then `read`, `watch`, `write` or `delete`, which end in
 //! [`storage`]. The store's lock is held for single steps only, never across an await; writes are optimistic.
 
+mod admit;
 mod answer;
 mod convert;
 mod decode;
@@ -12,6 +13,7 @@ mod evict;
 mod fault;
 mod handler;
 mod other;
+mod owners;
 mod pipeline;
 mod read;
 mod registry;
@@ -42,6 +44,8 @@ pub use storage::EventKind;
 
 use crate::clock::{self, WallClock};
 use crate::resource::Resource;
+use crate::webhook::{InProcess, WebhookCaller};
+use admit::Configurations;
 use registry::Registry;
 use storage::{Store, lock};
 
@@ -58,6 +62,8 @@ pub struct Config {
     pub history: usize,
     /// How often idle watches that allow bookmarks get one.
     pub bookmark_every: Duration,
+    /// How webhooks are reached.
+    pub webhooks: Arc<dyn WebhookCaller>,
     /// Faults on purpose.
     pub interceptor: Option<Arc<dyn Interceptor>>,
 }
@@ -70,6 +76,7 @@ impl Default for Config {
             seed: None,
             history: 4096,
             bookmark_every: Duration::from_secs(60),
+            webhooks: Arc::new(InProcess::new()),
             interceptor: None,
         }
     }
@@ -85,6 +92,7 @@ struct Inner {
     random: Mutex<StdRng>,
     registry: RwLock<Registry>,
     requests: Mutex<Requests>,
+    configurations: Mutex<Arc<Configurations>>,
     number: AtomicU64,
 }
 
@@ -121,6 +129,7 @@ impl Server {
             random: Mutex::new(random),
             registry: RwLock::new(Registry::default()),
             requests: Mutex::new(Requests::new()),
+            configurations: Mutex::default(),
             number: AtomicU64::new(0),
             config,
         }))
@@ -200,7 +209,7 @@ impl Server {
             store.raise(snapshot.get("resourceVersion").and_then(Value::as_u64).unwrap_or(1));
             store.compact();
         }
-        server.serve_stored_crds();
+        server.serve_stored();
         server
     }
 

@@ -4,7 +4,10 @@
 
 use serde_json::Value;
 
+use super::admit::{self, Question};
 use super::handler::Call;
+use super::owners;
+use crate::admission::{self, Operation};
 use crate::error::{ApiError, FieldError};
 use crate::schema::Structural;
 use crate::{crd, kinds, object};
@@ -14,6 +17,8 @@ use crate::{crd, kinds, object};
 pub(crate) enum Rules<'a> {
     /// Those of the object itself (`None`) or of a subresource that writes the object.
     Of(Option<&'a str>),
+    /// The same, after an apply has settled who owns which field.
+    Applied(Option<&'a str>),
     /// None: the server itself changes the object.
     Raw,
 }
@@ -85,51 +90,61 @@ fn strict_error(call: &Call, unknown: &[String]) -> Option<String> {
     }
 }
 
-/// Fills in what the server decides about a new object, and checks it.
-pub(crate) async fn create(call: &Call, value: &mut Value) -> Result<(), ApiError> {
+/// Fills in the fields that have a default.
+pub(crate) fn default(call: &Call, value: &mut Value) {
+    if let Some(schema) = structural(call) {
+        schema.default(value);
+    }
+    kinds::default(&call.resource, value);
+    if call.resource.group == "admissionregistration.k8s.io" {
+        admission::default_configuration(value);
+    }
+}
+
+/// Fills in what the server decides about a new object, and checks it; `tracked` if its owners are known already.
+pub(crate) async fn create(call: &Call, value: &mut Value, tracked: bool) -> Result<(), ApiError> {
+    wipe(call, value);
+    default(call, value);
+    if !tracked {
+        owners::track(call, None, value);
+    }
+    let question = Question { operation: Operation::Create, subresource: None, old: None, new: Some(value) };
+    if let Some(mutated) = admit::mutate(call, &question).await? {
+        *value = mutated;
+    }
     identify(call, value);
-    prepare_create(call, value);
-    std::future::ready(()).await;
+    kinds::prepare_create(&call.resource, value, call.server.now());
+    if is_crd(call) {
+        crd::prepare_create(value);
+    }
     let mut errors = kinds::validate_create(&call.resource, value);
     if let Some(schema) = structural(call) {
         errors.extend(schema.validate(value, None));
     } else if is_crd(call) {
         errors.extend(crd::validate_create(value));
     }
-    refuse(call, value, &errors)
-}
-
-fn prepare_create(call: &Call, value: &mut Value) {
-    kinds::prepare_create(&call.resource, value, call.server.now());
-    if is_crd(call) {
-        crd::prepare_create(value);
-    }
+    refuse(call, value, &errors)?;
+    let question = Question { operation: Operation::Create, subresource: None, old: None, new: Some(value) };
+    admit::validate(call, &question).await
 }
 
 fn is_crd(call: &Call) -> bool {
     call.resource.plural == "customresourcedefinitions" && call.resource.group == "apiextensions.k8s.io"
 }
 
-/// System fields and the name of a new object.
-fn identify(call: &Call, value: &mut Value) {
-    let server = &call.server;
-    let (uid, time) = (server.new_uid(), server.time());
-    let generated = {
-        let prefix = value.pointer("/metadata/generateName").and_then(Value::as_str).unwrap_or_default();
-        (object::name(value).is_empty() && !prefix.is_empty()).then(|| {
-            let kept: String = prefix.chars().take(58).collect();
-            format!("{kept}{}", server.new_suffix())
-        })
-    };
+/// Takes away what clients cannot set, and sets the namespace.
+fn wipe(call: &Call, value: &mut Value) {
     let meta = object::meta_mut(value);
-    for gone in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion"] {
+    for gone in [
+        "selfLink",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "resourceVersion",
+        "uid",
+        "creationTimestamp",
+    ] {
         meta.remove(gone);
     }
-    if let Some(name) = generated {
-        meta.insert("name".to_owned(), Value::from(name));
-    }
-    meta.insert("uid".to_owned(), Value::from(uid));
-    meta.insert("creationTimestamp".to_owned(), Value::from(time));
     if call.resource.namespaced {
         meta.insert("namespace".to_owned(), Value::from(call.info.namespace.as_str()));
     } else {
@@ -137,19 +152,44 @@ fn identify(call: &Call, value: &mut Value) {
     }
 }
 
-/// Carries over what an update may not change, and checks the result.
+/// Name, uid and time of a new object.
+fn identify(call: &Call, value: &mut Value) {
+    let server = &call.server;
+    let prefix = value.pointer("/metadata/generateName").and_then(Value::as_str).unwrap_or_default();
+    let generated = (object::name(value).is_empty() && !prefix.is_empty()).then(|| {
+        let kept: String = prefix.chars().take(58).collect();
+        format!("{kept}{}", server.new_suffix())
+    });
+    if let Some(name) = generated {
+        object::set_meta(value, "name", Value::from(name));
+    }
+    object::set_meta(value, "uid", Value::from(server.new_uid()));
+    object::set_meta(value, "creationTimestamp", Value::from(server.time()));
+}
+
+/// Carries over what an update may not change, and checks the result; `tracked` if its owners are known already.
 pub(crate) async fn update(
     call: &Call,
     subresource: Option<&str>,
     old: &Value,
     new: &mut Value,
+    tracked: bool,
 ) -> Result<(), ApiError> {
-    let meta = object::meta_mut(new);
     if call.resource.namespaced {
-        meta.insert("namespace".to_owned(), Value::from(call.info.namespace.as_str()));
+        object::set_meta(new, "namespace", Value::from(call.info.namespace.as_str()));
+    }
+    default(call, new);
+    if !tracked {
+        owners::track(call, Some(old), new);
+    }
+    let operation = Operation::Update;
+    let question = Question { operation, subresource, old: Some(old), new: Some(new) };
+    if let Some(mutated) = admit::mutate(call, &question).await?
+        && subresource != Some("scale")
+    {
+        *new = mutated;
     }
     prepare_update(call, subresource, old, new);
-    std::future::ready(()).await;
     let mut errors = kinds::validate_update(&call.resource, subresource, old, new);
     if let Some(schema) = structural(call) {
         errors.extend(match subresource {
@@ -159,7 +199,9 @@ pub(crate) async fn update(
     } else if is_crd(call) && subresource.is_none() {
         errors.extend(crd::validate_update(old, new));
     }
-    refuse(call, new, &errors)
+    refuse(call, new, &errors)?;
+    let question = Question { operation, subresource, old: Some(old), new: Some(new) };
+    admit::validate(call, &question).await
 }
 
 fn prepare_update(call: &Call, subresource: Option<&str>, old: &Value, new: &mut Value) {
@@ -173,9 +215,19 @@ fn prepare_update(call: &Call, subresource: Option<&str>, old: &Value, new: &mut
 }
 
 /// Asks who may object to a deletion.
-pub(crate) async fn delete(_call: &Call, _current: &Value) -> Result<(), ApiError> {
-    std::future::ready(()).await;
-    Ok(())
+pub(crate) async fn delete(call: &Call, current: &Value) -> Result<(), ApiError> {
+    let question =
+        Question { operation: Operation::Delete, subresource: None, old: Some(current), new: None };
+    admit::mutate(call, &question).await?;
+    admit::validate(call, &question).await
+}
+
+/// Asks about an object that is posted to a subresource and not stored: an eviction, a binding.
+pub(crate) async fn posted(call: &Call, posted: &Value) -> Result<(), ApiError> {
+    let (operation, subresource) = (Operation::Create, call.subresource());
+    let question = Question { operation, subresource, old: None, new: Some(posted) };
+    admit::mutate(call, &question).await?;
+    admit::validate(call, &question).await
 }
 
 fn refuse(call: &Call, value: &Value, errors: &[FieldError]) -> Result<(), ApiError> {

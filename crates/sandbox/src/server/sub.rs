@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::handler::Call;
-use super::pipeline::Rules;
+use super::pipeline::{self, Rules};
 use super::route::Verb;
 use super::storage::lock;
 use super::write::change;
@@ -85,7 +85,7 @@ fn put(value: &mut Value, path: &str, content: Value) {
 }
 
 /// The Scale of an object.
-fn scale_of(call: &Call, value: &Value) -> Result<Value, ApiError> {
+pub(crate) fn scale_of(call: &Call, value: &Value) -> Result<Value, ApiError> {
     let paths = ScalePaths::of(call);
     let replicas = at(value, &paths.replicas).and_then(Value::as_i64);
     if call.resource.custom && replicas.is_none() {
@@ -208,7 +208,18 @@ fn rescaled(call: &Call, paths: &ScalePaths, old: &Value, asked: &Value) -> Resu
 /// A pod comes to its node.
 async fn bind(call: &Call) -> Result<Answer, ApiError> {
     let binding = decode::parse(call, "Binding")?;
+    if lock(&call.server.0.store).get(&call.table, &call.key()).is_none() {
+        return Err(call.not_found());
+    }
+    pipeline::posted(call, &typed(binding.clone(), "v1", "Binding")).await?;
     bind_pod(call, &binding).await
+}
+
+/// A body with the kind that it is taken for.
+pub(crate) fn typed(mut body: Value, api_version: &str, kind: &str) -> Value {
+    object::set(&mut body, "apiVersion", Value::from(api_version));
+    object::set(&mut body, "kind", Value::from(kind));
+    body
 }
 
 /// Carries out a Binding on the addressed pod.

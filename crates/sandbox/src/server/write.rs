@@ -11,8 +11,9 @@ use super::handler::Call;
 use super::pipeline::{self, Rules};
 use super::route::Verb;
 use super::storage::{Refused, Stored, lock};
-use super::{convert, decode, read};
+use super::{convert, decode, owners, read};
 use crate::error::{ApiError, FieldError, MODIFIED, Reason};
+use crate::patch::managers;
 use crate::resource::Resource;
 use crate::{object, patch};
 
@@ -23,12 +24,16 @@ const TRIES: usize = 20;
 pub(crate) async fn create(call: &Arc<Call>) -> Result<Answer, ApiError> {
     let mut value = decode::object(call)?;
     pipeline::decode(call, &mut value)?;
-    let stored = create_object(call, value).await?;
+    let stored = create_object(call, value, false).await?;
     read::answer(call, StatusCode::CREATED, stored).await
 }
 
 /// Stores a new object of the request's resource and version.
-pub(crate) async fn create_object(call: &Call, mut value: Value) -> Result<Arc<Stored>, ApiError> {
+pub(crate) async fn create_object(
+    call: &Call,
+    mut value: Value,
+    tracked: bool,
+) -> Result<Arc<Stored>, ApiError> {
     check_namespace(call, &value)?;
     let given = object::resource_version(&value);
     if !given.is_empty() && given != "0" {
@@ -39,7 +44,7 @@ pub(crate) async fn create_object(call: &Call, mut value: Value) -> Result<Arc<S
     let mut tries = 8;
     loop {
         let mut attempt = value.clone();
-        pipeline::create(call, &mut attempt).await?;
+        pipeline::create(call, &mut attempt, tracked).await?;
         let key = call.key_of(object::name(&attempt));
         let name = object::name(&attempt).to_owned();
         let attempt = convert::stored(call, attempt).await?;
@@ -170,13 +175,13 @@ async fn try_change(
     let mut new = make(&old)?;
     check_uid(call, &old, &new)?;
     check_version(call, &old, &new)?;
-    if let Rules::Of(subresource) = rules {
-        pipeline::update(call, subresource, &old, &mut new).await?;
+    if let Rules::Of(subresource) | Rules::Applied(subresource) = rules {
+        pipeline::update(call, subresource, &old, &mut new, rules == Rules::Applied(subresource)).await?;
     }
     object::set_meta(&mut new, "resourceVersion", Value::from(current.rv.to_string()));
     let gone = object::is_deleting(&new) && may_go(&new);
     let new = convert::stored(call, new).await?;
-    if new == current.value && !gone {
+    if !gone && managers::unchanged(&current.value, &new) {
         return Ok(Some(Arc::clone(current)));
     }
     if call.info.dry_run {
@@ -254,8 +259,58 @@ fn check_uid(call: &Call, old: &Value, new: &Value) -> Result<(), ApiError> {
 
 /// PATCH of an object.
 pub(crate) async fn patch(call: &Arc<Call>) -> Result<Answer, ApiError> {
+    check_patch_options(call)?;
+    if decode::media_type(call) == APPLY {
+        return apply(call).await;
+    }
     let stored = patch_object(call).await?;
     read::answer(call, StatusCode::OK, stored).await
+}
+
+const APPLY: &str = "application/apply-patch+yaml";
+
+fn check_patch_options(call: &Call) -> Result<(), ApiError> {
+    let mut errors = Vec::new();
+    if decode::media_type(call) == APPLY {
+        if call.query.get("fieldManager").is_empty() {
+            errors.push(FieldError::required("fieldManager", "is required for apply patch"));
+        }
+    } else if call.query.has("force") {
+        errors.push(FieldError::forbidden("force", "may not be specified for non-apply patch"));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid("meta.k8s.io", "PatchOptions", "", &errors))
+}
+
+/// Server-side apply; an object that does not exist is created.
+async fn apply(call: &Arc<Call>) -> Result<Answer, ApiError> {
+    let body = decode::patch_value(&call.body, true)?;
+    let force = call.query.flag("force");
+    let applied = |live: Option<&Value>| -> Result<Value, ApiError> {
+        let mut new = owners::with_write(call, |write| patch::apply(write, live, &body, force))?;
+        pipeline::decode_patched(call, &mut new)?;
+        check_name(call, &new)?;
+        Ok(new)
+    };
+    for _ in 0..TRIES {
+        let exists = lock(&call.server.0.store).get(&call.table, &call.key()).is_some();
+        if exists {
+            match change(call, Rules::Applied(call.subresource()), |old| applied(Some(old))).await {
+                Err(error) if error.reason == Reason::NotFound => {}
+                changed => return read::answer(call, StatusCode::OK, changed?).await,
+            }
+        } else if call.subresource().is_some() {
+            return Err(call.not_found());
+        } else {
+            match create_object(call, applied(None)?, true).await {
+                Err(error) if error.reason == Reason::AlreadyExists => {}
+                created => return read::answer(call, StatusCode::CREATED, created?).await,
+            }
+        }
+    }
+    Err(ApiError::conflict(&call.resource, &call.info.name, MODIFIED))
 }
 
 /// 415 for a kind of patch that the resource does not take.

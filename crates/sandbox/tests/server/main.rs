@@ -1,6 +1,9 @@
 //! The API server as kube's client sees it.
 
+mod custom;
+mod faults;
 mod lists;
+mod subresources;
 mod watches;
 mod writes;
 
