@@ -1,1 +1,0 @@
-//! Server-side tables, as `kubectl get` shows them.
