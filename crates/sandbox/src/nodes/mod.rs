@@ -36,7 +36,10 @@ use tokio::sync::mpsc;
 
 use crate::clock::WallClock;
 use engine::{Command, Engine};
+pub(crate) use fit::covers;
 use images::Registry;
+pub(crate) use images::digest;
+pub(crate) use wire::{NodeView, PodView};
 
 /// How long things take.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -104,6 +107,11 @@ impl Settings {
             parallel: 32,
         }
     }
+}
+
+/// The conditions of a node that has fallen silent.
+pub(crate) fn silent_conditions(now: jiff::Timestamp) -> Vec<serde_json::Value> {
+    node_objects::conditions(node_objects::Condition::Silent, now)
 }
 
 struct Shared {

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, ContainerStatus, NodeCondition, PodCondition, PodReadinessGate, PodSchedulingGate,
-    ResourceRequirements, Taint, Toleration,
+    Affinity, ContainerStatus, NodeCondition, PersistentVolumeClaimVolumeSource, PodCondition,
+    PodReadinessGate, PodSchedulingGate, ResourceRequirements, Taint, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Resource;
@@ -44,6 +44,13 @@ pub(crate) struct PodSpec {
     pub(crate) termination_grace_period_seconds: Option<i64>,
     pub(crate) active_deadline_seconds: Option<i64>,
     pub(crate) host_network: bool,
+    pub(crate) volumes: Vec<Volume>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Volume {
+    pub(crate) persistent_volume_claim: Option<PersistentVolumeClaimVolumeSource>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

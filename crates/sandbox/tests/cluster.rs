@@ -1,0 +1,201 @@
+//! Simulated nodes and controllers on the embedded server: workloads come up, change and go as on a real cluster.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, ServiceAccount};
+use kruise_sandbox::clock::{WallClock, simulated};
+use kruise_sandbox::controllers::{self, Controller};
+use kruise_sandbox::nodes::{Nodes, Settings};
+use kruise_sandbox::server::{Config, Server};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+/// A server with nodes and controllers, running.
+struct Cluster {
+    client: Client,
+    nodes: Nodes,
+    _tasks: JoinSet<()>,
+}
+
+fn clock() -> WallClock {
+    simulated("2026-01-01T00:00:00Z".parse().unwrap())
+}
+
+impl Cluster {
+    async fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        // Shown with the output of a failed test.
+        let _ = tracing_subscriber::fmt().with_env_filter("warn").with_test_writer().try_init();
+        let clock = clock();
+        let server = Server::new(Config { clock: clock.clone(), ..Config::default() });
+        let client = server.client();
+        let mut settings = Settings::new(3, clock.clone());
+        change(&mut settings);
+        let nodes = Nodes::new(client.clone(), settings);
+        let mut tasks = JoinSet::new();
+        let running = nodes.clone();
+        tasks.spawn(async move { running.run(std::future::pending()).await });
+        tasks.spawn(controllers::run(client.clone(), clock, std::future::pending()));
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        if namespaces.get_opt("default").await.unwrap().is_none() {
+            create(&namespaces, json!({"metadata": {"name": "default"}})).await;
+        }
+        Self { client, nodes, _tasks: tasks }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), "default")
+    }
+}
+
+async fn create<K>(api: &Api<K>, body: Value) -> K
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + serde::Serialize,
+{
+    api.create(&PostParams::default(), &serde_json::from_value(body).unwrap()).await.unwrap()
+}
+
+/// Waits until the objects are as told, for at most ten simulated minutes.
+async fn until<K>(api: &Api<K>, what: &str, holds: impl Fn(&[K]) -> bool) -> Vec<K>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + serde::Serialize,
+{
+    for _ in 0..6000 {
+        let items = api.list(&ListParams::default()).await.unwrap().items;
+        if holds(&items) {
+            return items;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let items = api.list(&ListParams::default()).await.unwrap().items;
+    let items = serde_json::to_string(&items).unwrap();
+    panic!("never: {what}: {items}");
+}
+
+fn ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn pod(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "main", "image": "app:1"}]}})
+}
+
+fn deployment(image: &str, replicas: i32) -> Value {
+    json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "main", "image": image}]},
+            },
+        },
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_are_scheduled_over_the_nodes_and_become_ready() {
+    let cluster = Cluster::new(|_| ()).await;
+    let pods = cluster.api::<Pod>();
+    for number in 0..3 {
+        create(&pods, pod(&format!("p{number}"))).await;
+    }
+    let pods =
+        until(&pods, "three ready pods", |pods| pods.iter().filter(|pod| ready(pod)).count() == 3).await;
+    let mut nodes: Vec<_> = pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+    nodes.sort();
+    assert_eq!(nodes, cluster.nodes.names());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crashed_container_restarts_and_a_deleted_pod_goes() {
+    let cluster = Cluster::new(|settings| settings.timings.stop = Duration::from_secs(5)).await;
+    let pods = cluster.api::<Pod>();
+    create(&pods, pod("p")).await;
+    until(&pods, "a ready pod", |pods| pods.iter().any(ready)).await;
+    cluster.nodes.crash("default", "p", "main", 7);
+    let restarted = |pod: &Pod| {
+        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+        statuses.is_some_and(|statuses| statuses[0].restart_count == 1)
+    };
+    until(&pods, "a restart", |pods| pods.iter().any(restarted)).await;
+    cluster.nodes.set_ready("default", "p", "main", Some(false));
+    until(&pods, "an unready pod", |pods| !pods.iter().any(ready)).await;
+    pods.delete("p", &DeleteParams::default()).await.unwrap();
+    assert!(
+        pods.get("p").await.unwrap().metadata.deletion_timestamp.is_some(),
+        "it stops for five seconds first"
+    );
+    until(&pods, "no pod", <[Pod]>::is_empty).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deployment_rolls_out_and_back() {
+    let cluster = Cluster::new(|settings| settings.timings.ready = Duration::from_secs(1)).await;
+    let deployments = cluster.api::<Deployment>();
+    let done = |revision: &'static str| {
+        move |items: &[Deployment]| {
+            items.iter().any(|item| {
+                let status = item.status.clone().unwrap_or_default();
+                let annotations = item.metadata.annotations.clone().unwrap_or_default();
+                annotations.get("deployment.kubernetes.io/revision").is_some_and(|known| known == revision)
+                    && status.updated_replicas == Some(4)
+                    && status.available_replicas == Some(4)
+                    && status.replicas == Some(4)
+                    && status.observed_generation == item.metadata.generation
+            })
+        }
+    };
+    create(&deployments, deployment("app:1", 4)).await;
+    until(&deployments, "the first rollout", done("1")).await;
+    for (image, revision) in [("app:2", "2"), ("app:1", "3")] {
+        let patch =
+            json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "image": image}]}}}});
+        deployments.patch("web", &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
+        until(&deployments, revision, done(revision)).await;
+    }
+    let sets = cluster.api::<ReplicaSet>().list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(sets.len(), 2, "rolling back takes up the old ReplicaSet again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_are_bound() {
+    let cluster = Cluster::new(|_| ()).await;
+    let claims = cluster.api::<PersistentVolumeClaim>();
+    let body = json!({
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    });
+    create(&claims, body).await;
+    let bound = |claim: &PersistentVolumeClaim| {
+        claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"))
+    };
+    until(&claims, "a bound claim", |claims| claims.iter().any(bound)).await;
+    claims.delete("data", &DeleteParams::default()).await.unwrap();
+    until(&claims, "no claim", <[PersistentVolumeClaim]>::is_empty).await;
+    let volumes: Api<k8s_openapi::api::core::v1::PersistentVolume> = Api::all(cluster.client.clone());
+    until(&volumes, "no volume", <[_]>::is_empty).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_controller_can_run_alone() {
+    let server = Server::new(Config { clock: clock(), ..Config::default() });
+    let accounts: Api<ServiceAccount> = Api::namespaced(server.client(), "default");
+    let namespaces: Api<Namespace> = Api::all(server.client());
+    if namespaces.get_opt("default").await.unwrap().is_none() {
+        create(&namespaces, json!({"metadata": {"name": "default"}})).await;
+    }
+    let seen = until(&accounts, "an account", |accounts| accounts.len() == 1);
+    controllers::run_only(server.client(), clock(), &[Controller::Accounts], async {
+        seen.await;
+    })
+    .await;
+}
