@@ -17,8 +17,8 @@ const FORBIDDEN: [(&str, &str); 3] = [
 const DYNAMIC: &str = "sandbox";
 /// Crates everybody builds on, lowest first. A crate may depend on lower ones only.
 const LAYERS: [&str; 4] = ["kruise-api", "kruise-common", "kruise-runtime", "kruise-webhook"];
-/// Crates on top of everything.
-const BINARIES: [&str; 3] = ["kruise-manager", "kruise-daemon", "xtask"];
+/// Crates on top of everything, lowest first.
+const BINARIES: [&str; 4] = ["kruise-manager", "kruise-daemon", "kruise-playground", "xtask"];
 
 /// Every breach of a rule in the repository, as `file:line: what to do`.
 pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
@@ -133,8 +133,8 @@ fn upward(manifest: &str) -> Vec<String> {
 
 /// How high a crate stands: the shared ones by [`LAYERS`], then controllers, then binaries.
 fn layer(name: &str) -> usize {
-    if BINARIES.contains(&name) {
-        return LAYERS.len() + 1;
+    if let Some(at) = BINARIES.iter().position(|known| *known == name) {
+        return LAYERS.len() + 1 + at;
     }
     LAYERS.iter().position(|known| *known == name).unwrap_or(LAYERS.len())
 }

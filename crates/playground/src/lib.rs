@@ -1,0 +1,201 @@
+//! The sandbox with a whole kruise-manager in it, in one process and without sockets.
+//!
+//! [`Playground::start`] brings up the API server, its controllers, nodes, the CustomResourceDefinitions and a manager;
+//! all of it obeys tokio's clock, so that tests run minutes in milliseconds. A manager can be crashed and started again
+//! while everything else goes on.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use kruise_common::gates::FeatureGates;
+use kruise_manager::flags::Flags;
+use kruise_manager::run::{self, Setup, Webhooks};
+use kruise_manager::selection::Selection;
+use kruise_runtime::metrics::Metrics;
+use kruise_sandbox::clock::WallClock;
+use kruise_sandbox::nodes::{Nodes, Settings};
+use kruise_sandbox::server::{Config, Server};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// The client name of the manager, by which interceptors and request counts tell it apart.
+pub const MANAGER: &str = "kruise-manager";
+/// The client name of everything that simulates the cluster.
+pub const CLUSTER: &str = "cluster";
+
+/// What to start.
+pub struct Options {
+    /// The API server.
+    pub server: Config,
+    /// The nodes.
+    pub nodes: Settings,
+    /// The manager's command line, without its name; leader election, health and metrics are off unless named.
+    pub flags: Vec<String>,
+}
+
+impl Options {
+    /// `nodes` nodes on which everything happens at once, and a manager with default flags.
+    pub fn new(nodes: u32, clock: WallClock) -> Self {
+        Self {
+            server: Config { clock: Arc::clone(&clock), ..Config::default() },
+            nodes: Settings::new(nodes, clock),
+            flags: Vec::new(),
+        }
+    }
+}
+
+/// A running cluster with Kruise. Dropping it stops everything at once.
+pub struct Playground {
+    server: Server,
+    nodes: Nodes,
+    clock: WallClock,
+    flags: Vec<String>,
+    manager: Option<Manager>,
+    tasks: JoinSet<&'static str>,
+}
+
+/// A running manager.
+struct Manager {
+    task: JoinHandle<anyhow::Result<()>>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Playground {
+    /// Starts everything; what controllers do takes its time after that.
+    ///
+    /// # Errors
+    /// A definition is refused or a flag is wrong.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let Options { server: config, nodes, flags } = options;
+        Self::start_on(Server::new(config), nodes, flags).await
+    }
+
+    /// Starts everything around an API server that may hold objects already.
+    ///
+    /// # Errors
+    /// A definition is refused or a flag is wrong.
+    pub async fn start_on(server: Server, settings: Settings, flags: Vec<String>) -> anyhow::Result<Self> {
+        let clock = Arc::clone(&settings.clock);
+        let client = server.client_as(CLUSTER);
+        install_definitions(&client).await?;
+        let nodes = Nodes::new(client.clone(), settings);
+        let mut tasks = JoinSet::new();
+        let simulated = nodes.clone();
+        tasks.spawn(async move {
+            simulated.run(std::future::pending()).await;
+            "nodes"
+        });
+        let mut playground = Self { server, nodes, clock, flags, manager: None, tasks };
+        playground.start_manager(Webhooks::HandOver(Box::new(drop)))?;
+        Ok(playground)
+    }
+
+    /// Starts a manager; a running one crashes.
+    ///
+    /// # Errors
+    /// A flag is wrong.
+    pub fn start_manager(&mut self, webhooks: Webhooks) -> anyhow::Result<()> {
+        self.crash_manager();
+        let setup = setup(&self.flags, webhooks, Arc::clone(&self.clock))?;
+        let (stop, stopped) = oneshot::channel();
+        let client = self.server.client_as(MANAGER);
+        let stopped = async {
+            // A dropped sender is a crash, and aborts the task as well.
+            if stopped.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        self.manager = Some(Manager { task: tokio::spawn(run::run(setup, client, stopped)), stop });
+        Ok(())
+    }
+
+    /// Ends the manager in the middle of whatever it does.
+    pub fn crash_manager(&mut self) {
+        self.manager = None;
+    }
+
+    /// Asks the manager to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// The manager did not end well.
+    pub async fn stop_manager(&mut self) -> anyhow::Result<()> {
+        let Some(mut manager) = self.manager.take() else { return Ok(()) };
+        let (unused, _) = oneshot::channel();
+        // Whoever has ended already needs not be told.
+        let _ended = std::mem::replace(&mut manager.stop, unused).send(());
+        (&mut manager.task).await.context("the manager panicked")?
+    }
+
+    /// Resolves when something ends that should not.
+    pub async fn ended(&mut self) -> anyhow::Error {
+        let manager = async {
+            match self.manager.as_mut() {
+                Some(manager) => (&mut manager.task).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = manager => match ended {
+                Ok(Ok(())) => anyhow::anyhow!("the manager ended"),
+                Ok(Err(error)) => error.context("the manager ended"),
+                Err(error) => anyhow::Error::new(error).context("the manager panicked"),
+            },
+            Some(ended) = self.tasks.join_next() => match ended {
+                Ok(name) => anyhow::anyhow!("{name} ended"),
+                Err(error) => anyhow::Error::new(error).context("a part of the cluster panicked"),
+            },
+        }
+    }
+
+    /// The API server.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The nodes, to make things go wrong on them.
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// A client of a user.
+    pub fn client(&self) -> Client {
+        self.server.client_as("user")
+    }
+}
+
+/// Creates or updates every CustomResourceDefinition of Kruise.
+async fn install_definitions(client: &Client) -> anyhow::Result<()> {
+    let api = Api::all(client.clone());
+    for definition in kruise_api::crd::all() {
+        let name = definition.metadata.name.clone().unwrap_or_default();
+        match api.create(&PostParams::default(), &definition).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                api.patch(&name, &PatchParams::default(), &Patch::Merge(&definition)).await?;
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot create definition {name}")),
+        }
+    }
+    Ok(())
+}
+
+fn setup(flags: &[String], webhooks: Webhooks, clock: WallClock) -> anyhow::Result<Setup> {
+    let defaults =
+        ["kruise-manager", "--enable-leader-election=false", "--metrics-addr=0", "--health-probe-addr=0"];
+    let line = defaults.into_iter().map(str::to_owned).chain(flags.iter().cloned());
+    let flags = Flags::try_parse_from(line)?;
+    let gates = FeatureGates::parse_with(&flags.feature_gates, "")?.gates;
+    let controllers = Selection::parse(&flags.controllers)?;
+    controllers.check(gates)?;
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), "sandbox", gates)?;
+    Ok(Setup { flags, gates, controllers, webhooks, clock, metrics })
+}
