@@ -88,6 +88,14 @@ pub fn validate_update(
     checks.0
 }
 
+/// The name of the structure of a built-in kind, as OpenAPI documents use it: `io.k8s.api.core.v1.Pod`.
+pub fn structure_name(group: &str, version: &str, kind: &str) -> Option<&'static str> {
+    if (group, version, kind) == ("apiregistration.k8s.io", "v1", "APIService") {
+        return Some("io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService");
+    }
+    wire_types::Types::get().kind_name(group, version, kind)
+}
+
 /// What is wrong with a pod template at `path`, as in a `PodTemplate` or a workload.
 pub fn validate_template(template: &Value, path: &str) -> Vec<FieldError> {
     let mut checks = Checks::default();

@@ -91,6 +91,14 @@ impl Types {
         self.kinds.get(&(group, version, kind)).copied()
     }
 
+    /// The full name of the structure of a kind.
+    pub(super) fn kind_name(&self, group: &str, version: &str, kind: &str) -> Option<&'static str> {
+        match self.all.get(self.kind(group, version, kind)?) {
+            Some(Type::Struct(structure)) => Some(structure.full_name),
+            _ => None,
+        }
+    }
+
     fn parse() -> Self {
         let mut all = Self::default();
         for line in TABLE.lines() {
