@@ -17,6 +17,7 @@ use kruise_common::patch::{PodEndpoint, PodPatch};
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::{Decision, Revision};
+use kruise_runtime::client::is_namespace_terminating;
 use kruise_runtime::events::{EventRecorder, EventType};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::Serialize;
@@ -35,6 +36,9 @@ pub enum ApplyError {
     /// The object changed or was replaced after it was read: plan again.
     #[error("{0} changed after it was read")]
     Conflict(ObjectKey),
+    /// The namespace is being deleted, and the set with it: nothing is created there any more.
+    #[error("{0} is not created: its namespace is being deleted")]
+    NamespaceGone(ObjectKey),
     /// The API server refused, or did not answer.
     #[error("cannot write {key}: {source}")]
     Api {
@@ -71,6 +75,8 @@ pub struct Outcome {
     pub failures: Vec<(Stage, ApplyError)>,
     /// True if an object changed under our hands: the round has to be repeated.
     pub conflicts: bool,
+    /// True if something could not be created because its namespace is being deleted. There is no use in trying again.
+    pub namespace_gone: bool,
     /// Actions that were carried out.
     pub done: usize,
 }
@@ -113,7 +119,7 @@ impl Executor {
             }
             let failures = outcome.failures.len();
             self.run_parallel(set, next, now, &mut outcome).await;
-            if outcome.failures.len() > failures || outcome.conflicts {
+            if outcome.failures.len() > failures || outcome.conflicts || outcome.namespace_gone {
                 break;
             }
             batch *= 2;
@@ -132,6 +138,10 @@ impl Executor {
             match result {
                 Ok(()) => outcome.done += 1,
                 Err(ApplyError::Conflict(_)) => outcome.conflicts = true,
+                Err(error @ ApplyError::NamespaceGone(_)) => {
+                    tracing::debug!(%error, "not created");
+                    outcome.namespace_gone = true;
+                }
                 Err(error) => outcome.failures.push((stage, error)),
             }
         }
@@ -271,7 +281,9 @@ impl Executor {
                     unanswered.entry(set.uid.clone()).or_default().push(id.to_owned());
                 }
                 let error = failure(&key, error);
-                self.warning(set, "FailedCreate", format!("failed to create pod: {error}"));
+                if !matches!(error, ApplyError::NamespaceGone(_)) {
+                    self.warning(set, "FailedCreate", format!("failed to create pod: {error}"));
+                }
                 Err(error)
             }
         }
@@ -311,7 +323,9 @@ impl Executor {
             Err(error) if is_code(&error, 409) => Ok(()),
             Err(error) => {
                 let error = failure(&key, error);
-                self.warning(set, "FailedCreate", format!("failed to create pvc: {error}"));
+                if !matches!(error, ApplyError::NamespaceGone(_)) {
+                    self.warning(set, "FailedCreate", format!("failed to create pvc: {error}"));
+                }
                 Err(error)
             }
         }
@@ -635,6 +649,8 @@ fn is_reason(error: &kube::Error, reason: &str) -> bool {
 pub(crate) fn failure(key: &ObjectKey, error: kube::Error) -> ApplyError {
     if is_code(&error, 409) && !is_reason(&error, "AlreadyExists") {
         ApplyError::Conflict(key.clone())
+    } else if is_namespace_terminating(&error) {
+        ApplyError::NamespaceGone(key.clone())
     } else {
         ApplyError::Api { key: key.clone(), source: Box::new(error) }
     }

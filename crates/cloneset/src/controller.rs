@@ -156,6 +156,16 @@ pub fn wire(stores: &Stores, queue: &WorkQueue, context: &Arc<Context>) {
 /// # Errors
 /// The first failure of the round; its status is published all the same.
 pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, ApplyError> {
+    match round(key, context).await {
+        Err(error @ ApplyError::NamespaceGone(_)) => {
+            tracing::debug!(%error, "the set goes with its namespace");
+            Ok(Requeue::None)
+        }
+        ended => ended,
+    }
+}
+
+async fn round(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, ApplyError> {
     let stores = &context.stores;
     let Some(set) = stores.sets.get(&key) else { return Ok(Requeue::None) };
     tracing::Span::current().record("generation", set.set.metadata.generation);

@@ -195,3 +195,23 @@ async fn a_revision_nobody_controls_is_used_and_neither_adopted_nor_deleted() {
     assert_eq!(orphans.len(), 1);
     assert_eq!(orphans[0]["revision"], 4, "used, and so the newest");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_goes_is_no_failure_and_nothing_is_tried_again() {
+    let mut world = World::new();
+    world.rest().await;
+    {
+        let mut cluster = world.cluster.lock().unwrap();
+        cluster.going = true;
+        cluster.writes.clear();
+    }
+    world.change(|set| set["spec"]["replicas"] = json!(REPLICAS + 20));
+    assert!(world.round().await, "it is content");
+    assert_eq!(world.cluster.lock().unwrap().count("POST pods"), 1, "one refusal is enough");
+    assert_eq!(condition(&the_set(&world), "FailedScale"), None);
+    // A template without a revision cannot have one any more.
+    world.cluster.lock().unwrap().writes.clear();
+    world.change_image("web:2");
+    assert!(world.round().await, "it is content");
+    assert_eq!(world.cluster.lock().unwrap().count("POST"), 1);
+}

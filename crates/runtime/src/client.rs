@@ -51,6 +51,14 @@ pub fn client(
     Ok(ClientBuilder::try_from(config)?.with_layer(&CountLayer { metrics, host }).build())
 }
 
+/// Whether the API server refused to create something because the namespace is being deleted: it will never be created,
+/// and what it was for goes as well.
+pub fn is_namespace_terminating(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 #[derive(Clone, Debug)]
 struct CountLayer {
     metrics: ClientMetrics,

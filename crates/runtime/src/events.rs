@@ -17,6 +17,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
+use crate::client::is_namespace_terminating;
 use crate::lease::WallClock;
 
 /// Messages are cut to this many bytes.
@@ -38,8 +39,6 @@ const COMBINED: &str = "(combined from similar events): ";
 /// How often a write is tried when the API server cannot be reached, and the pause between.
 const WRITE_ATTEMPTS: u32 = 3;
 const WRITE_PAUSE: Duration = Duration::from_secs(1);
-/// The cause the API server gives when it refuses to create something in a namespace that is being deleted.
-const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 
 /// Whether an event is news or trouble.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
@@ -384,18 +383,12 @@ impl EventStore for ApiEvents {
 fn classify(error: &kube::Error) -> EventError {
     match error {
         kube::Error::Api(status) if status.code == 404 => EventError::NotFound,
-        kube::Error::Api(status) if is_namespace_terminating(status) => EventError::NamespaceGone,
+        error if is_namespace_terminating(error) => EventError::NamespaceGone,
         kube::Error::Api(status) if status.code < 500 && status.code != 429 => {
             EventError::Refused(status.message.clone())
         }
         other => EventError::Unreachable(other.to_string()),
     }
-}
-
-/// Whether the API server creates nothing in the namespace any more.
-fn is_namespace_terminating(status: &kube::core::Status) -> bool {
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    status.code == 403 && causes.into_iter().any(|cause| cause.reason == NAMESPACE_TERMINATING)
 }
 
 /// The task behind recorders: merges, then writes, one event after the other.
@@ -650,7 +643,7 @@ mod tests {
     #[test]
     fn a_refusal_is_of_the_namespace_only_when_the_api_server_says_so() {
         assert!(matches!(
-            classify(&refusal(403, "Forbidden", NAMESPACE_TERMINATING)),
+            classify(&refusal(403, "Forbidden", "NamespaceTerminating")),
             EventError::NamespaceGone
         ));
         assert!(matches!(classify(&refusal(403, "Forbidden", "")), EventError::Refused(_)));

@@ -38,6 +38,8 @@ pub(crate) struct Cluster {
     pub(crate) requests: usize,
     pub(crate) crash: Option<Crash>,
     pub(crate) most_pods: usize,
+    /// The namespace is being deleted.
+    pub(crate) going: bool,
 }
 
 impl Cluster {
@@ -84,6 +86,11 @@ impl Cluster {
         self.writes.push(format!("{method} {resource}/{sub} {name}"));
         let answer = match (method.as_str(), stored) {
             ("POST", Some(_)) => refusal(409, "AlreadyExists"),
+            ("POST", None) if self.going => {
+                let (code, mut status) = refusal(403, "Forbidden");
+                status["details"] = json!({"causes": [{"reason": "NamespaceTerminating"}]});
+                (code, status)
+            }
             ("POST", None) => {
                 let mut object = body;
                 object["metadata"]["uid"] = format!("uid-{name}").into();
