@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::error::ApiError;
 use crate::object;
 use crate::resource::{Conversion, Resource};
-use crate::webhook::WebhookCaller;
+use crate::webhook::{WebhookCaller, go_kind, json_object};
 
 /// How long a conversion webhook may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,19 +71,12 @@ fn renamed(mut object: Value, api_version: &str) -> Value {
     object
 }
 
-/// `apps.kruise.io/v1alpha1, Kind=CloneSet`, as Go prints a kind.
-fn go_kind(object: &Value) -> String {
-    format!("{}, Kind={}", version_of(object), text(object, "kind"))
-}
-
 /// The converted objects of an answer, or why there are none.
 fn read(answer: &[u8], uid: &str) -> Result<Vec<Value>, String> {
-    let review: Value = serde_json::from_slice(answer)
-        .map_err(|error| format!("couldn't get version/kind; json parse error: {error}"))?;
-    let (version, kind) = (version_of(&review), text(&review, "kind"));
-    if version != "apiextensions.k8s.io/v1" || kind != "ConversionReview" {
-        let wanted = "apiextensions.k8s.io/v1, Kind=ConversionReview";
-        return Err(format!("expected webhook response of {wanted}, got {version}, Kind={kind}"));
+    let review = json_object(answer)?;
+    let (wanted, got) = ("apiextensions.k8s.io/v1, Kind=ConversionReview", go_kind(&review));
+    if got != wanted {
+        return Err(format!("expected webhook response of {wanted}, got {got}"));
     }
     let Some(response) = review.get("response").filter(|response| response.is_object()) else {
         return Err("no response provided".to_owned());

@@ -317,6 +317,33 @@ fn handshake(error: &std::io::Error) -> String {
     format!("tls: failed to verify certificate: {why}")
 }
 
+/// The JSON object an answer must be, or why it is none in the words of Kubernetes' Go client.
+pub(crate) fn json_object(body: &[u8]) -> Result<Value, String> {
+    if body.is_empty() {
+        return Err("0-length response with status code: 200 and content type: application/json".to_owned());
+    }
+    let parsed: Value = serde_json::from_slice(body).unwrap_or_else(|_| "".into());
+    let found = match &parsed {
+        Value::Object(_) => return Ok(parsed),
+        Value::Array(_) => "array",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::String(_) | Value::Null => "string",
+    };
+    Err(format!(
+        "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type struct {{ \
+         APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+    ))
+}
+
+/// The type of an object as Go prints it: `apps.kruise.io/v1alpha1, Kind=CloneSet`.
+pub(crate) fn go_kind(object: &Value) -> String {
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
+    let version = text("apiVersion");
+    let slash = if version.contains('/') { "" } else { "/" };
+    format!("{slash}{version}, Kind={}", text("kind"))
+}
+
 /// An answer other than success in the words of Kubernetes' Go client.
 fn refusal(status: StatusCode, body: &[u8]) -> String {
     let given: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
@@ -328,7 +355,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> String {
     match status.as_u16() {
         400 => "the server rejected our request for an unknown reason".to_owned(),
         401 => "the server has asked for the client to provide credentials".to_owned(),
-        403 => format!("forbidden: {}", String::from_utf8_lossy(body).trim()),
+        403 => String::from_utf8_lossy(body).trim().to_owned(),
         404 => "the server could not find the requested resource".to_owned(),
         405 => "the server does not allow this method on the requested resource".to_owned(),
         503 => "the server is currently unable to handle the request".to_owned(),

@@ -3,6 +3,8 @@
 //! [`mutate`] and [`validate`] are what the server calls. Which webhooks a request concerns ([`select`]) and what their
 //! answers mean ([`review`]) is decided without I/O; the calls go through a [`WebhookCaller`].
 
+pub(crate) mod configuration;
+mod patch;
 mod review;
 pub mod select;
 
@@ -14,10 +16,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::webhook::WebhookCaller;
+pub use configuration::{default_configuration, validate_configuration};
 use select::Hook;
 
 /// What is done to the object.
@@ -304,39 +307,7 @@ fn tolerate(hook: &Hook, answer: Result<Option<Value>, Stop>) -> Result<(), ApiE
 
 fn patched(hook: &Hook, object: Option<&Value>, patch: &Value, host: &dyn Host) -> Result<Value, ApiError> {
     let mut object = object.cloned().ok_or_else(|| review::nothing_to_patch(hook.name()))?;
-    crate::patch::json(&mut object, patch).map_err(|error| ApiError::internal(error.message))?;
+    patch::apply(&mut object, patch).map_err(ApiError::internal)?;
     host.default(&mut object);
     Ok(object)
-}
-
-/// Fills in what a webhook configuration may leave out, as the API server stores it.
-pub fn default_configuration(configuration: &mut Value) {
-    let mutating = configuration.get("kind").and_then(Value::as_str) == Some("MutatingWebhookConfiguration");
-    let Some(hooks) = configuration.get_mut("webhooks").and_then(Value::as_array_mut) else { return };
-    for hook in hooks.iter_mut().filter_map(Value::as_object_mut) {
-        let empty = || Value::Object(Map::new());
-        fill(hook, "failurePolicy", "Fail".into());
-        fill(hook, "matchPolicy", "Equivalent".into());
-        fill(hook, "namespaceSelector", empty());
-        fill(hook, "objectSelector", empty());
-        fill(hook, "timeoutSeconds", 10.into());
-        if mutating {
-            fill(hook, "reinvocationPolicy", "Never".into());
-        }
-        let service = hook.get_mut("clientConfig").and_then(|client| client.get_mut("service"));
-        if let Some(service) = service.and_then(Value::as_object_mut) {
-            fill(service, "port", 443.into());
-        }
-        let rules = hook.get_mut("rules").and_then(Value::as_array_mut);
-        for rule in rules.into_iter().flatten().filter_map(Value::as_object_mut) {
-            fill(rule, "scope", "*".into());
-        }
-    }
-}
-
-fn fill(map: &mut Map<String, Value>, field: &str, value: Value) {
-    let given = map.entry(field).or_insert(Value::Null);
-    if given.is_null() {
-        *given = value;
-    }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Operation, Request};
 use crate::error::{ApiError, Reason};
+use crate::webhook::{go_kind, json_object};
 
 /// The `request` part of a review.
 pub(super) fn request(request: &Request, version: &str, uid: &str) -> Value {
@@ -64,17 +65,20 @@ pub(super) struct Answer {
 
 /// Reads an answer; the error is why it is not one.
 pub(super) fn answer(body: &[u8], version: &str, uid: &str, mutating: bool) -> Result<Answer, String> {
-    let review: Value = serde_json::from_slice(body).map_err(|error| {
-        format!("failed to call webhook: couldn't get version/kind; json parse error: {error}")
-    })?;
+    let review = json_object(body).map_err(|error| format!("failed to call webhook: {error}"))?;
     check(&review, version, uid, mutating)
         .map_err(|error| format!("received invalid webhook response: {error}"))?;
     let response = review.get("response").unwrap_or(&Value::Null);
     let encoded = response.get("patch").and_then(Value::as_str).unwrap_or_default();
     let warnings = response.get("warnings").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let patch = patch(encoded)?;
+    let patch_type = response.get("patchType").and_then(Value::as_str).unwrap_or("JSONPatch");
+    if patch.is_some() && patch_type != "JSONPatch" {
+        return Err(format!("unsupported patch type {patch_type:?}"));
+    }
     Ok(Answer {
         allowed: response.get("allowed").and_then(Value::as_bool).unwrap_or_default(),
-        patch: patch(encoded)?,
+        patch,
         status: response.get("status").cloned().unwrap_or(Value::Null),
         warnings: warnings.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
     })
@@ -106,10 +110,9 @@ fn check(review: &Value, version: &str, uid: &str, mutating: bool) -> Result<(),
     if text(response, "uid") != uid {
         return Err(format!("expected response.uid={uid:?}, got {:?}", text(response, "uid")));
     }
-    let (api_version, kind) = (text(review, "apiVersion"), text(review, "kind"));
-    if api_version != "admission.k8s.io/v1" || kind != "AdmissionReview" {
-        let wanted = "admission.k8s.io/v1, Kind=AdmissionReview";
-        return Err(format!("expected webhook response of {wanted}, got {api_version}, Kind={kind}"));
+    let (wanted, got) = ("admission.k8s.io/v1, Kind=AdmissionReview", go_kind(review));
+    if got != wanted {
+        return Err(format!("expected webhook response of {wanted}, got {got}"));
     }
     let patched = !text(response, "patch").is_empty();
     let typed = response.get("patchType").is_some_and(|kind| !kind.is_null());
@@ -118,9 +121,6 @@ fn check(review: &Value, version: &str, uid: &str, mutating: bool) -> Result<(),
         (true, false, true) => Err("webhook returned response.patchType but not response.patch".to_owned()),
         (true, true, true) if text(response, "patchType").is_empty() => {
             Err("webhook returned invalid response.patchType of \"\"".to_owned())
-        }
-        (true, true, true) if text(response, "patchType") != "JSONPatch" => {
-            Err(format!("unsupported patch type {:?}", text(response, "patchType")))
         }
         (false, true, _) => Err("validating webhook may not return response.patch".to_owned()),
         (false, false, true) => Err("validating webhook may not return response.patchType".to_owned()),

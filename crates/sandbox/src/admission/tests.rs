@@ -382,6 +382,26 @@ async fn answers_that_make_no_sense_are_failures() {
     let configurations = [configuration("c", vec![hook("h", json!({}))])];
     let error = validate(&configurations, &request(), &host).await.result.unwrap_err();
     assert!(error.message.ends_with("validating webhook may not return response.patch"));
+    for (body, expected) in [
+        (
+            "",
+            "failed to call webhook: 0-length response with status code: 200 and content type: application/json",
+        ),
+        (
+            "hello",
+            "failed to call webhook: couldn't get version/kind; json parse error: json: cannot unmarshal string into Go \
+                   value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \
+                   \"json:\\\"kind,omitempty\\\"\" }",
+        ),
+        ("{}", "received invalid webhook response: webhook response was absent"),
+    ] {
+        host.0.route(url("h"), move |_| async move { Ok(Bytes::from(body)) });
+        let error = validate(&configurations, &request(), &host).await.result.unwrap_err();
+        assert_eq!(
+            error.message,
+            format!("Internal error occurred: failed calling webhook \"h\": {expected}")
+        );
+    }
     host.0.route(url("h"), |_| async { Ok(Bytes::from_static(b"{\"response\": {\"uid\": \"x\"}}")) });
     let error = validate(&configurations, &request(), &host).await.result.unwrap_err();
     assert!(error.message.contains("expected response.uid="), "{}", error.message);
@@ -445,4 +465,64 @@ fn a_stored_configuration_has_all_its_defaults() {
             "namespaceSelector": {}, "objectSelector": {}, "timeoutSeconds": 10, "reinvocationPolicy": "Never",
         })
     );
+}
+
+#[test]
+fn configurations_are_refused_with_the_servers_words() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("../../testdata/webhooks.json")).unwrap();
+    for case in cases {
+        let mut configuration = json!({"kind": case["kind"], "webhooks": [case["webhook"]]});
+        default_configuration(&mut configuration);
+        let mut found: Vec<String> =
+            validate_configuration(&configuration).iter().map(ToString::to_string).collect();
+        found.sort();
+        let mut expected: Vec<String> = serde_json::from_value(case["errors"].clone()).unwrap();
+        expected.sort();
+        assert_eq!(found.len(), expected.len(), "{found:#?} {expected:#?}");
+        for (found, expected) in found.iter().zip(&expected) {
+            // What the CEL parser says is its own affair; the texts kept stop before it.
+            let open = expected.ends_with("compilation failed: ");
+            assert!(found == expected || (open && found.starts_with(expected)), "{found}\n{expected}");
+        }
+    }
+    let twice = json!({"kind": "ValidatingWebhookConfiguration", "webhooks": [hook("a.b.c", json!({})), hook("a.b.c", json!({}))]});
+    let errors = validate_configuration(&twice);
+    assert_eq!(
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["webhooks[1].name: Duplicate value: \"a.b.c\""]
+    );
+}
+
+#[tokio::test]
+async fn a_patch_that_does_not_apply_says_where() {
+    for (operation, expected) in [
+        (
+            json!({"op": "remove", "path": "/spec/nope"}),
+            "error in remove for path: '/spec/nope': Unable to remove nonexistent key: nope: missing value",
+        ),
+        (
+            json!({"op": "remove", "path": "/nope/x"}),
+            "remove operation does not apply: doc is missing path: \"/nope/x\": missing value",
+        ),
+        (
+            json!({"op": "replace", "path": "/nope/x", "value": 1}),
+            "replace operation does not apply: doc is missing path: /nope/x: missing value",
+        ),
+        (
+            json!({"op": "add", "path": "/nope/x", "value": 1}),
+            "add operation does not apply: doc is missing path: \"/nope/x\": missing value",
+        ),
+        (
+            json!({"op": "test", "path": "/spec/size", "value": 9}),
+            "testing value /spec/size failed: test failed",
+        ),
+    ] {
+        let (host, log) = host();
+        answer(&host, &log, "h", move |_| patch(json!([operation])));
+        let error = mutate(&[configuration("c", vec![hook("h", json!({}))])], request(), &host)
+            .await
+            .result
+            .unwrap_err();
+        assert_eq!(error.message, format!("Internal error occurred: {expected}"));
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{compiled, schema_rules, text, texts, versions};
+use crate::admission::configuration::{client_config, subdomain};
 use crate::error::FieldError;
 use crate::schema::field::{self, Path};
 
@@ -357,44 +358,6 @@ fn conversion(conversion: &Value, path: &Path, errors: &mut Vec<FieldError>) {
     review_versions(&review, &versions_path, errors);
 }
 
-/// Checks where a webhook is to be called: exactly one of a URL and a service.
-fn client_config(client: &Value, path: &Path, errors: &mut Vec<FieldError>) {
-    let url = client.get("url").and_then(Value::as_str);
-    let service = client.get("service").filter(|service| !service.is_null());
-    match (url, service) {
-        (Some(url), None) => {
-            let form = "; desired format: https://host[/path]";
-            let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-            let at = path.child("url");
-            if scheme != "https" {
-                let detail = format!("'https' is the only allowed URL scheme{form}");
-                errors.push(field::invalid(&at, &scheme.into(), &detail));
-            }
-            if scheme.is_empty() || rest.is_empty() || rest.starts_with('/') {
-                errors.push(field::invalid(&at, &"".into(), &format!("host must be specified{form}")));
-            }
-        }
-        (None, Some(service)) => {
-            let at = path.child("service");
-            for name in ["name", "namespace"] {
-                if text(service, name).is_empty() {
-                    errors.push(field::required(&at.child(name), ""));
-                }
-            }
-            let port = service.get("port").and_then(Value::as_i64).unwrap_or(443);
-            if !(1..=65535).contains(&port) {
-                let detail = "port is not valid: must be between 1 and 65535, inclusive";
-                errors.push(field::invalid(&at.child("port"), &port.into(), detail));
-            }
-            let route = text(service, "path");
-            if !route.is_empty() && !route.starts_with('/') {
-                errors.push(field::invalid(&at.child("path"), &route.into(), "must start with a '/'"));
-            }
-        }
-        _ => errors.push(field::required(path, "exactly one of url or service is required")),
-    }
-}
-
 fn review_versions(versions: &[String], path: &Path, errors: &mut Vec<FieldError>) {
     if versions.is_empty() {
         errors.push(field::required(path, ""));
@@ -473,27 +436,6 @@ fn label(name: &str) -> Vec<String> {
             "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
              character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
              validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
-                .to_owned(),
-        );
-    }
-    errors
-}
-
-/// What keeps a name from being a DNS name in lower case.
-fn subdomain(name: &str) -> Vec<String> {
-    let inner = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
-    let part = |part: &str| {
-        !part.is_empty() && part.chars().all(inner) && !part.starts_with('-') && !part.ends_with('-')
-    };
-    let mut errors = Vec::new();
-    if name.len() > 253 {
-        errors.push("must be no more than 253 characters".to_owned());
-    }
-    if !name.split('.').all(part) {
-        errors.push(
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
-             start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
-             '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
                 .to_owned(),
         );
     }
