@@ -364,4 +364,17 @@ mod tests {
             });
         }
     }
+
+    #[test]
+    fn a_write_that_changes_nothing_keeps_the_entries_as_they_are() {
+        let (custom, cases) = recorded();
+        for case in cases.iter().filter(|case| case.get("new").is_some()) {
+            with_write(case, &custom, |write| {
+                let old = &case["new"];
+                let mut new = old.clone();
+                managers::track(&Write { manager: "somebody", ..*write }, Some(old), &mut new);
+                assert_eq!(&new, old, "{}", case["name"]);
+            });
+        }
+    }
 }

@@ -107,7 +107,7 @@ impl Shape {
 
     /// The shape of a custom kind, from the `openAPIV3Schema` of one of its versions.
     pub fn custom(schema: &Value) -> Self {
-        let mut builder = Builder { nodes: table().nodes.as_ref().clone() };
+        let mut builder = Builder { nodes: vec![Node::Any], taken: HashMap::new() };
         let root = builder.schema(schema);
         builder.add_object_fields(root);
         Self { root, nodes: Arc::new(builder.nodes) }
@@ -295,6 +295,8 @@ fn builtin_key(code: &str) -> (Box<str>, Option<Value>) {
 
 struct Builder {
     nodes: Vec<Node>,
+    /// Built-in types that were taken over, with their ids here.
+    taken: HashMap<Id, Id>,
 }
 
 impl Builder {
@@ -363,13 +365,36 @@ impl Builder {
         Node::Struct { fields: fields.collect(), rest: open.then_some(ANY), atomic }
     }
 
+    /// Takes a type over from the built-in ones, with all it leads to.
+    fn take(&mut self, id: Id) -> Id {
+        if let Some(id) = self.taken.get(&id) {
+            return *id;
+        }
+        let here = self.push(Node::Any);
+        self.taken.insert(id, here);
+        let node = match (View { nodes: &table().nodes, id }).node().clone() {
+            Node::Struct { mut fields, rest, atomic } => {
+                for field in fields.values_mut() {
+                    field.id = self.take(field.id);
+                }
+                Node::Struct { fields, rest: rest.map(|id| self.take(id)), atomic }
+            }
+            Node::Map { of, atomic } => Node::Map { of: self.take(of), atomic },
+            Node::List { of, kind } => Node::List { of: self.take(of), kind },
+            node => node,
+        };
+        if let Some(place) = usize::try_from(here).ok().and_then(|here| self.nodes.get_mut(here)) {
+            *place = node;
+        }
+        here
+    }
+
     /// Gives a node the fields that every object has.
     fn add_object_fields(&mut self, id: Id) {
         let scalar = self.push(Node::Scalar(Scalar::String));
-        let metadata = table().kinds.get("v1/ConfigMap").and_then(|id| {
-            let root = View { nodes: &self.nodes, id: *id };
-            root.field("metadata").map(|metadata| metadata.id)
-        });
+        let object = table().kinds.get("v1/ConfigMap").map(|root| View { nodes: &table().nodes, id: *root });
+        let metadata =
+            object.and_then(|object| object.field("metadata")).map(|metadata| self.take(metadata.id));
         let Some(node) = usize::try_from(id).ok().and_then(|id| self.nodes.get_mut(id)) else { return };
         if !matches!(node, Node::Struct { .. }) {
             *node = Node::Struct { fields: HashMap::new(), rest: Some(ANY), atomic: false };
