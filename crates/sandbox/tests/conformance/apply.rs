@@ -38,8 +38,8 @@ async fn an_applied_object_is_made_and_owned(t: Target) {
     let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "labels": {"l": "1"}, "annotations": {"n": "1"}, "finalizers": ["example.com/f"]}, "data": {"a": "1", "b": "2"}});
     apply(&t, "one", body).await;
     t.patch(A, MERGE, json!({"metadata": {"finalizers": null}})).await;
-    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  a: \"1\"\n";
-    t.send(Call::new("PATCH", &format!("{MAPS}/y?fieldManager=one")).body(APPLY, yaml)).await;
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: from-yaml\ndata:\n  a: \"1\"\n";
+    t.send(Call::new("PATCH", &format!("{MAPS}/from-yaml?fieldManager=one")).body(APPLY, yaml)).await;
 }
 
 async fn applying_the_same_again_changes_nothing(t: Target) {

@@ -150,7 +150,7 @@ async fn a_field_of_another_type_is_refused(t: Target) {
 }
 
 async fn yaml_is_read(t: Target) {
-    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  a: \"1\"\n";
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: from-yaml\ndata:\n  a: \"1\"\n";
     t.send(Call::new("POST", MAPS).body("application/yaml", yaml)).await;
     t.send(Call::new("POST", MAPS).body("application/yaml", "a: b: c")).await;
     t.send(Call::new("GET", &format!("{MAPS}/no-such")).accept("application/yaml")).await;

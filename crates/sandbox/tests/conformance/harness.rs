@@ -395,8 +395,12 @@ pub(crate) async fn on_sandbox(module: &str, name: &str, case: Case) {
     assert!(!expected.is_empty(), "{} is missing: record it", file.display());
     let known = known::DIFFERENCES.iter().find(|(case, _)| *case == title);
     let server = Server::new(Config::default());
+    let clock = kruise_sandbox::clock::system();
+    let controllers =
+        tokio::spawn(kruise_sandbox::controllers::run(server.client(), clock, std::future::pending()));
     let target = Target::new(server.client(), Duration::from_secs(5));
     let outcome = tokio::spawn(async move { target.run(case).await }).await;
+    controllers.abort();
     let found = match outcome {
         Ok(transcript) => difference(&expected, &transcript),
         Err(error) if known.is_some() => Some(error.to_string()),

@@ -158,7 +158,9 @@ impl Mask {
 fn unordered(status: &mut serde_json::Map<String, Value>) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let message = status.get("message").map(text).unwrap_or_default();
-    let Some(causes) = status.get_mut("details").and_then(|details| details["causes"].as_array_mut()) else {
+    let Some(causes) =
+        status.get_mut("details").and_then(|details| details.get_mut("causes")?.as_array_mut())
+    else {
         return;
     };
     if causes.len() < 2 || !message.contains(".example.com \"") {
