@@ -10,6 +10,7 @@ use kruise_cloneset::plan::{Options, plan};
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::{ConditionView, Phase, PodView};
 use kruise_common::revision::Revision;
+use kruise_common::texts::Texts;
 use serde_json::json;
 
 const SIZES: [usize; 3] = [100, 1_000, 10_000];
@@ -40,19 +41,12 @@ fn pod(index: usize, updated: bool) -> Arc<PodView> {
         uid: Uid::from(format!("{index}")),
         node: Some(format!("node-{}", index % 100).into()),
         phase: Phase::Running,
-        labels: BTreeMap::from([
+        labels: Texts::from([
             label("controller-revision-hash", &format!("web-{hash}")),
             label("pod-template-hash", hash),
             label("lifecycle.apps.kruise.io/state", "Normal"),
         ]),
-        conditions: [ConditionView {
-            kind: "Ready".into(),
-            status: "True".into(),
-            reason: "".into(),
-            message: "".into(),
-            changed: None,
-        }]
-        .into(),
+        conditions: [ConditionView::new("Ready", "True", None)].into(),
         ..PodView::default()
     })
 }

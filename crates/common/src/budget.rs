@@ -56,13 +56,7 @@ mod tests {
     fn ready(annotations: &[(&str, &str)], labels: &[(&str, &str)]) -> PodView {
         let texts =
             |pairs: &[(&str, &str)]| pairs.iter().map(|&(key, value)| (key.into(), value.into())).collect();
-        let condition = ConditionView {
-            kind: "Ready".into(),
-            status: "True".into(),
-            reason: "".into(),
-            message: "".into(),
-            changed: None,
-        };
+        let condition = ConditionView::new("Ready", "True", None);
         PodView {
             phase: Phase::Running,
             conditions: [condition].into(),

@@ -15,4 +15,5 @@ pub mod readiness;
 pub mod revision;
 pub mod selector;
 pub mod template_defaults;
+pub mod texts;
 pub mod update_sort;

@@ -1,11 +1,12 @@
 //! The part of a Pod that plans read: a fraction of a full one, texts that pods share counted once.
 
-use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use crate::key::{ObjectKey, Uid};
+use crate::texts::Texts;
 
 /// `status.phase`; an unknown text reads as `Unknown`.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -24,7 +25,7 @@ pub enum Phase {
 }
 
 /// A reference to an owner, with the API group alone: owners of any version of a kind are the same owner.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct OwnerView {
     /// API group, without version; empty for core.
     pub group: Arc<str>,
@@ -38,9 +39,9 @@ pub struct OwnerView {
     pub controller: bool,
 }
 
-/// One entry of `status.conditions`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ConditionView {
+/// What one entry of `status.conditions` says, times apart: the same of most pods, which share it.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct ConditionText {
     /// Condition type, such as `Ready`.
     pub kind: Arc<str>,
     /// `True`, `False` or `Unknown`.
@@ -49,12 +50,40 @@ pub struct ConditionView {
     pub reason: Arc<str>,
     /// Empty if absent.
     pub message: Arc<str>,
+}
+
+/// One entry of `status.conditions`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConditionView {
+    /// What it says.
+    pub text: Arc<ConditionText>,
     /// When `status` last changed.
     pub changed: Option<Timestamp>,
 }
 
+impl ConditionView {
+    /// A condition without reason and message.
+    pub fn new(kind: &str, status: &str, changed: Option<Timestamp>) -> Self {
+        let text = ConditionText {
+            kind: kind.into(),
+            status: status.into(),
+            reason: Arc::default(),
+            message: Arc::default(),
+        };
+        Self { text: Arc::new(text), changed }
+    }
+}
+
+impl Deref for ConditionView {
+    type Target = ConditionText;
+
+    fn deref(&self) -> &ConditionText {
+        &self.text
+    }
+}
+
 /// An env variable whose value comes from the pod's own metadata.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct EnvFromMetadata {
     /// Name of the variable.
     pub name: Arc<str>,
@@ -65,23 +94,23 @@ pub struct EnvFromMetadata {
 }
 
 /// Quantities by resource name, as text: `requests` and `limits` of a container.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct ResourcesView {
     /// `resources.limits`.
-    pub limits: BTreeMap<Arc<str>, Arc<str>>,
+    pub limits: Texts,
     /// `resources.requests`.
-    pub requests: BTreeMap<Arc<str>, Arc<str>>,
+    pub requests: Texts,
 }
 
 /// The part of a container's spec that plans read.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct ContainerView {
     /// Name, unique in the pod.
     pub name: Arc<str>,
     /// Image reference as written.
     pub image: Arc<str>,
     /// Requests and limits; `None` when both are empty.
-    pub resources: Option<Box<ResourcesView>>,
+    pub resources: Option<Arc<ResourcesView>>,
     /// Env read from labels and annotations through `fieldRef`.
     pub env_from_metadata: Box<[EnvFromMetadata]>,
     /// n of `KRUISE_CONTAINER_BARRIER`'s configMap key `p_<n>`; `None` without one, or if it has another form.
@@ -106,7 +135,7 @@ pub struct ContainerStatusView {
     /// `state.waiting.reason`, such as `ImagePullBackOff`; empty when not waiting.
     pub waiting: Arc<str>,
     /// Resources in force, as the runtime reports them.
-    pub resources: Option<Box<ResourcesView>>,
+    pub resources: Option<Arc<ResourcesView>>,
 }
 
 /// What plans know of one Pod.
@@ -123,19 +152,19 @@ pub struct PodView {
     /// `metadata.deletionTimestamp`.
     pub deleted: Option<Timestamp>,
     /// All labels.
-    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    pub labels: Texts,
     /// Annotations that Kruise or an env variable of this pod reads, and `controller.kubernetes.io/pod-deletion-cost`.
-    pub annotations: BTreeMap<Arc<str>, Arc<str>>,
+    pub annotations: Texts,
     /// All finalizers.
-    pub finalizers: Box<[Arc<str>]>,
+    pub finalizers: Arc<[Arc<str>]>,
     /// All owner references.
-    pub owners: Box<[OwnerView]>,
+    pub owners: Arc<[OwnerView]>,
     /// `spec.nodeName`, once scheduled.
     pub node: Option<Arc<str>>,
     /// `spec.readinessGates[].conditionType`.
-    pub readiness_gates: Box<[Arc<str>]>,
-    /// `spec.containers`.
-    pub containers: Box<[ContainerView]>,
+    pub readiness_gates: Arc<[Arc<str>]>,
+    /// `spec.containers`; pods of one template share them.
+    pub containers: Arc<[ContainerView]>,
     /// `status.phase`.
     pub phase: Phase,
     /// `status.conditions`, except the steps of a start that kubelet reports and nothing reads.

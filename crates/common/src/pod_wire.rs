@@ -1,20 +1,23 @@
 //! Reading a PodView straight off the wire: what plans do not read is skipped while parsing, never stored.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::Hash;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use kruise_api::keys;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::key::{ObjectKey, Uid};
 use crate::pod::{
-    ConditionView, ContainerStatusView, ContainerView, EnvFromMetadata, OwnerView, Phase, PodView,
-    ResourcesView,
+    ConditionText, ConditionView, ContainerStatusView, ContainerView, EnvFromMetadata, OwnerView, Phase,
+    PodView, ResourcesView,
 };
+use crate::texts::Texts;
 
 /// Env variable, injected on creation, whose configMap key `p_<n>` is the launch priority of its container.
 pub const BARRIER_ENV: &str = "KRUISE_CONTAINER_BARRIER";
@@ -254,34 +257,69 @@ struct WaitingWire {
     reason: String,
 }
 
-/// Texts that many pods share, each stored once. Texts that only the interner still knows are dropped each time
-/// it has doubled, so it is never much larger than what is in use.
-struct Interner {
-    texts: HashSet<Arc<str>>,
+/// Values that many pods share, each stored once. Those that only the pool still knows are dropped each time it has
+/// doubled, so it is never much larger than what is in use.
+struct Pool<T: ?Sized> {
+    values: HashSet<Arc<T>>,
     purge_at: usize,
 }
 
-/// Below this many texts no purge is worth its time.
+/// Below this many values no purge is worth its time.
 const SMALL: usize = 1024;
 
-static SHARED: LazyLock<Mutex<Interner>> =
-    LazyLock::new(|| Mutex::new(Interner { texts: HashSet::new(), purge_at: SMALL }));
+impl<T: ?Sized + Eq + Hash> Pool<T> {
+    fn new() -> Self {
+        Self { values: HashSet::new(), purge_at: SMALL }
+    }
 
-impl Interner {
-    fn text(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.texts.get(text) {
+    fn share<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
+        if let Some(known) = self.values.get(value.borrow()) {
             return Arc::clone(known);
         }
-        if self.texts.len() >= self.purge_at {
-            self.texts.retain(|known| Arc::strong_count(known) > 1);
-            self.texts.shrink_to(2 * self.texts.len());
-            self.purge_at = SMALL.max(2 * self.texts.len());
+        if self.values.len() >= self.purge_at {
+            self.values.retain(|known| Arc::strong_count(known) > 1);
+            self.values.shrink_to(2 * self.values.len());
+            self.purge_at = SMALL.max(2 * self.values.len());
         }
-        let new: Arc<str> = text.into();
-        self.texts.insert(Arc::clone(&new));
+        let new: Arc<T> = value.into();
+        self.values.insert(Arc::clone(&new));
         new
     }
 }
+
+/// All that pods share.
+struct Shared {
+    texts: Pool<str>,
+    lists: Pool<[Arc<str>]>,
+    owners: Pool<[OwnerView]>,
+    containers: Pool<[ContainerView]>,
+    resources: Pool<ResourcesView>,
+    conditions: Pool<ConditionText>,
+}
+
+impl Shared {
+    fn new() -> Self {
+        Self {
+            texts: Pool::new(),
+            lists: Pool::new(),
+            owners: Pool::new(),
+            containers: Pool::new(),
+            resources: Pool::new(),
+            conditions: Pool::new(),
+        }
+    }
+
+    fn text(&mut self, text: &str) -> Arc<str> {
+        self.texts.share(text)
+    }
+
+    fn list<'a>(&mut self, texts: impl Iterator<Item = &'a String>) -> Arc<[Arc<str>]> {
+        let list: Vec<_> = texts.map(|text| self.texts.share(text.as_str())).collect();
+        self.lists.share(list)
+    }
+}
+
+static SHARED: LazyLock<Mutex<Shared>> = LazyLock::new(|| Mutex::new(Shared::new()));
 
 /// Labels that hold another value on every pod: sharing them would cost more than it saves.
 const UNSHARED_LABELS: [&str; 3] = [
@@ -290,8 +328,11 @@ const UNSHARED_LABELS: [&str; 3] = [
     "batch.kubernetes.io/job-completion-index",
 ];
 
-/// Steps of a pod's start, which every pod has and no decision reads.
-const UNREAD_CONDITIONS: [&str; 2] = ["Initialized", "PodReadyToStartContainers"];
+/// Annotations that are alike on pods which changed in the same second.
+const ALIKE_ANNOTATIONS: [&str; 2] = [keys::INPLACE_STATE, keys::LIFECYCLE_TIMESTAMP];
+
+/// Steps of a pod's start, which every pod has and no decision reads: a scheduled pod has a node.
+const UNREAD_CONDITIONS: [&str; 3] = ["Initialized", "PodReadyToStartContainers", "PodScheduled"];
 
 impl From<PodWire> for PodView {
     fn from(wire: PodWire) -> Self {
@@ -300,22 +341,27 @@ impl From<PodWire> for PodView {
     }
 }
 
-fn view(wire: PodWire, shared: &mut Interner) -> PodView {
+fn view(wire: PodWire, shared: &mut Shared) -> PodView {
     let PodWire { metadata: meta, spec, status } = wire;
-    let containers: Box<[ContainerView]> =
+    let containers: Vec<ContainerView> =
         spec.containers.iter().map(|container| container_view(container, shared)).collect();
+    let containers = shared.containers.share(containers);
     let read_by_env: BTreeSet<&str> = containers
         .iter()
         .flat_map(|container| &container.env_from_metadata)
         .filter(|env| !env.label)
         .map(|env| &*env.key)
         .collect();
+    let updated = meta.annotations.iter().flatten().any(|(key, _)| key.contains("inplace-update-"));
     let annotations = meta
         .annotations
         .into_iter()
         .flatten()
-        .filter(|(key, _)| is_kept(key) || read_by_env.contains(key.as_str()))
-        .map(|(key, value)| (shared.text(&key), value.into()))
+        .filter(|(key, _)| is_kept(key, updated) || read_by_env.contains(key.as_str()))
+        .map(|(key, value)| {
+            let alike = ALIKE_ANNOTATIONS.contains(&key.as_str());
+            (shared.text(&key), if alike { shared.text(&value) } else { value.into() })
+        })
         .collect();
     let labels = meta
         .labels
@@ -337,10 +383,10 @@ fn view(wire: PodWire, shared: &mut Interner) -> PodView {
         deleted: meta.deletion_timestamp.map(|time| time.0),
         labels,
         annotations,
-        finalizers: meta.finalizers.into_iter().flatten().map(|name| shared.text(&name)).collect(),
-        owners: meta.owner_references.iter().flatten().map(|owner| owner_view(owner, shared)).collect(),
+        finalizers: shared.list(meta.finalizers.iter().flatten()),
+        owners: owners_view(meta.owner_references.as_deref().unwrap_or_default(), shared),
         node: spec.node_name.filter(|node| !node.is_empty()).map(|node| shared.text(&node)),
-        readiness_gates: spec.readiness_gates.iter().map(|gate| shared.text(&gate.condition_type)).collect(),
+        readiness_gates: shared.list(spec.readiness_gates.iter().map(|gate| &gate.condition_type)),
         containers,
         phase: phase(&status.phase),
         conditions: status
@@ -353,9 +399,10 @@ fn view(wire: PodWire, shared: &mut Interner) -> PodView {
     }
 }
 
-/// Annotations that Kruise reads on any pod.
-fn is_kept(key: &str) -> bool {
-    key.contains("kruise.io/")
+/// Annotations that Kruise reads on any pod. What the node agent reports of containers is read only to tell whether an
+/// in-place update, which left its state on the pod, is complete.
+fn is_kept(key: &str, updated: bool) -> bool {
+    (key.contains("kruise.io/") && (updated || key != keys::RUNTIME_CONTAINERS_META))
         || matches!(
             key,
             "inplace-update-state" | "inplace-update-grace" | crate::update_sort::DELETION_COST_ANNOTATION
@@ -372,7 +419,12 @@ fn phase(text: &str) -> Phase {
     }
 }
 
-fn owner_view(owner: &OwnerReference, shared: &mut Interner) -> OwnerView {
+fn owners_view(owners: &[OwnerReference], shared: &mut Shared) -> Arc<[OwnerView]> {
+    let owners: Vec<_> = owners.iter().map(|owner| owner_view(owner, shared)).collect();
+    shared.owners.share(owners)
+}
+
+fn owner_view(owner: &OwnerReference, shared: &mut Shared) -> OwnerView {
     let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
     OwnerView {
         group: shared.text(group),
@@ -383,7 +435,7 @@ fn owner_view(owner: &OwnerReference, shared: &mut Interner) -> OwnerView {
     }
 }
 
-fn container_view(container: &ContainerWire, shared: &mut Interner) -> ContainerView {
+fn container_view(container: &ContainerWire, shared: &mut Shared) -> ContainerView {
     ContainerView {
         name: shared.text(&container.name),
         image: shared.text(&container.image),
@@ -398,7 +450,7 @@ fn container_view(container: &ContainerWire, shared: &mut Interner) -> Container
 }
 
 /// `metadata.labels['key']` or `metadata.annotations['key']`.
-fn env_from_metadata(env: &EnvWire, shared: &mut Interner) -> Option<EnvFromMetadata> {
+fn env_from_metadata(env: &EnvWire, shared: &mut Shared) -> Option<EnvFromMetadata> {
     let path = env.value_from.field_ref.field_path.strip_prefix("metadata.")?;
     let (label, subscript) = match path.strip_prefix("labels") {
         Some(subscript) => (true, subscript),
@@ -408,8 +460,8 @@ fn env_from_metadata(env: &EnvWire, shared: &mut Interner) -> Option<EnvFromMeta
     Some(EnvFromMetadata { name: shared.text(&env.name), label, key: shared.text(key) })
 }
 
-fn resources_view(resources: &ResourcesWire, shared: &mut Interner) -> Option<Box<ResourcesView>> {
-    let mut quantities = |map: &BTreeMap<String, Value>| -> BTreeMap<Arc<str>, Arc<str>> {
+fn resources_view(resources: &ResourcesWire, shared: &mut Shared) -> Option<Arc<ResourcesView>> {
+    let mut quantities = |map: &BTreeMap<String, Value>| -> Texts {
         map.iter()
             .map(|(name, quantity)| {
                 let text = quantity.as_str().map_or_else(|| Cow::Owned(quantity.to_string()), Cow::Borrowed);
@@ -419,20 +471,20 @@ fn resources_view(resources: &ResourcesWire, shared: &mut Interner) -> Option<Bo
     };
     let view =
         ResourcesView { limits: quantities(&resources.limits), requests: quantities(&resources.requests) };
-    (!view.limits.is_empty() || !view.requests.is_empty()).then(|| Box::new(view))
+    (!view.limits.is_empty() || !view.requests.is_empty()).then(|| shared.resources.share(view))
 }
 
-fn condition_view(condition: ConditionWire, shared: &mut Interner) -> ConditionView {
-    ConditionView {
+fn condition_view(condition: ConditionWire, shared: &mut Shared) -> ConditionView {
+    let text = ConditionText {
         kind: shared.text(&condition.kind),
         status: shared.text(&condition.status),
         reason: shared.text(&condition.reason),
         message: shared.text(&condition.message),
-        changed: time(condition.last_transition_time),
-    }
+    };
+    ConditionView { text: shared.conditions.share(text), changed: time(condition.last_transition_time) }
 }
 
-fn status_view(status: ContainerStatusWire, shared: &mut Interner) -> ContainerStatusView {
+fn status_view(status: ContainerStatusWire, shared: &mut Shared) -> ContainerStatusView {
     ContainerStatusView {
         name: shared.text(&status.name),
         image: shared.text(&status.image),
@@ -533,7 +585,10 @@ mod tests {
         let main = &pod.containers[0];
         assert_eq!((main.launch_priority, main.env_from_metadata.len()), (Some(10), 2));
         let resources = main.resources.as_ref().unwrap();
-        assert_eq!((&*resources.limits["memory"], &*resources.requests["cpu"]), ("1Gi", "1"));
+        assert_eq!(
+            (&**resources.limits.get("memory").unwrap(), &**resources.requests.get("cpu").unwrap()),
+            ("1Gi", "1")
+        );
         let status = &pod.statuses[0];
         assert_eq!((status.restarts, &*status.waiting, status.ready), (2, "ImagePullBackOff", true));
         assert_eq!(&*status.image_id, "sha256:1");
@@ -604,18 +659,31 @@ mod tests {
     #[test]
     fn equal_texts_of_two_pods_are_stored_once() {
         let (a, b) = (read(&full()), read(&full()));
-        assert!(Arc::ptr_eq(&a.labels["app"], &b.labels["app"]));
-        assert!(Arc::ptr_eq(&a.containers[0].image, &b.containers[0].image));
+        assert!(Arc::ptr_eq(a.labels.get("app").unwrap(), b.labels.get("app").unwrap()));
+        assert!(Arc::ptr_eq(&a.containers, &b.containers) && Arc::ptr_eq(&a.owners, &b.owners));
+        assert!(Arc::ptr_eq(&a.conditions[0].text, &b.conditions[0].text));
+        let in_force = |pod: &PodView| pod.statuses[0].resources.clone().unwrap();
+        assert!(Arc::ptr_eq(&in_force(&a), &in_force(&b)));
+    }
+
+    #[test]
+    fn what_the_node_agent_reports_is_kept_for_pods_updated_in_place_only() {
+        let mut pod = full();
+        pod["metadata"]["annotations"][keys::RUNTIME_CONTAINERS_META] = "{}".into();
+        assert_eq!(read(&pod).annotation(keys::RUNTIME_CONTAINERS_META), Some("{}"));
+        let annotations = pod["metadata"]["annotations"].as_object_mut().unwrap();
+        annotations.retain(|key, _| !key.contains("inplace-update-"));
+        assert_eq!(read(&pod).annotation(keys::RUNTIME_CONTAINERS_META), None);
     }
 
     #[test]
     fn texts_nobody_uses_are_dropped() {
-        let mut interner = Interner { texts: HashSet::new(), purge_at: SMALL };
-        let held = interner.text("held");
+        let mut pool = Pool::<str>::new();
+        let held = pool.share("held");
         for number in 0..100 * SMALL {
-            interner.text(&number.to_string());
+            pool.share(number.to_string().as_str());
         }
-        assert!(interner.texts.len() <= 2 * SMALL, "{}", interner.texts.len());
-        assert!(Arc::ptr_eq(&held, &interner.text("held")));
+        assert!(pool.values.len() <= 2 * SMALL, "{}", pool.values.len());
+        assert!(Arc::ptr_eq(&held, &pool.share("held")));
     }
 }

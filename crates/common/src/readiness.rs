@@ -153,7 +153,7 @@ pub fn ready_false(pod: &PodView, overrides: &[(&str, &str)], now: Timestamp) ->
         return None;
     }
     let mut message = String::new();
-    for gate in &pod.readiness_gates {
+    for gate in pod.readiness_gates.iter() {
         let overridden = overrides.iter().find(|(kind, _)| *kind == &**gate).map(|(_, status)| *status);
         let status = overridden.or_else(|| pod.condition(gate).map(|condition| &*condition.status));
         if status == Some("True") {
@@ -221,12 +221,11 @@ mod tests {
             readiness_gates: [IN_PLACE_UPDATE_READY.into(), KRUISE_POD_READY.into()].into(),
             conditions: conditions
                 .iter()
-                .map(|&(kind, status, message)| ConditionView {
-                    kind: kind.into(),
-                    status: status.into(),
-                    reason: "".into(),
-                    message: message.into(),
-                    changed: Some(Timestamp::from_second(5).unwrap()),
+                .map(|&(kind, status, message)| {
+                    let since = Timestamp::from_second(5).unwrap();
+                    let mut condition = ConditionView::new(kind, status, Some(since));
+                    std::sync::Arc::make_mut(&mut condition.text).message = message.into();
+                    condition
                 })
                 .collect(),
             ..PodView::default()
@@ -286,7 +285,10 @@ mod tests {
 
     #[test]
     fn a_pod_without_the_gates_is_left_alone() {
-        let bare = PodView { readiness_gates: Box::default(), ..pod(&[(KRUISE_POD_READY, "False", ONE)]) };
+        let bare = PodView {
+            readiness_gates: std::sync::Arc::default(),
+            ..pod(&[(KRUISE_POD_READY, "False", ONE)])
+        };
         assert_eq!(add_not_ready_key(&bare, LIFECYCLE_AGENT, PRE_UPDATE_KEY, now()), None);
         assert_eq!(remove_not_ready_key(&bare, LIFECYCLE_AGENT, PRE_DELETE_KEY, now()), None);
         assert_eq!(in_place_ready(&bare, now()), None);

@@ -343,14 +343,7 @@ mod tests {
 
     impl Fixture {
         fn ready(mut self, status: &str, changed: Option<i64>) -> Self {
-            self.0.conditions = [ConditionView {
-                kind: "Ready".into(),
-                status: status.into(),
-                reason: "".into(),
-                message: "".into(),
-                changed: changed.map(at),
-            }]
-            .into();
+            self.0.conditions = [ConditionView::new("Ready", status, changed.map(at))].into();
             self
         }
 

@@ -42,13 +42,9 @@ fn pod(name: &str) -> Fixture {
 fn condition(pod: &mut PodView, kind: &str, status: &str, reason: &str, now: Timestamp) {
     let mut conditions: Vec<ConditionView> = pod.conditions.to_vec();
     conditions.retain(|condition| &*condition.kind != kind);
-    conditions.push(ConditionView {
-        kind: kind.into(),
-        status: status.into(),
-        reason: reason.into(),
-        message: "".into(),
-        changed: Some(now),
-    });
+    let mut changed = ConditionView::new(kind, status, Some(now));
+    Arc::make_mut(&mut changed.text).reason = reason.into();
+    conditions.push(changed);
     pod.conditions = conditions.into();
 }
 
@@ -381,7 +377,9 @@ fn apply(seen: &mut Observed, plan: &Plan) {
         }
         for change in patch.spec.iter().flat_map(|spec| &spec.containers) {
             let image: Arc<str> = change.image.as_deref().unwrap().into();
-            pod.containers.iter_mut().for_each(|container| container.image = image.clone());
+            for container in Arc::make_mut(&mut pod.containers) {
+                container.image = image.clone();
+            }
         }
         for change in patch.status.iter().flat_map(|status| &status.conditions) {
             condition(pod, &change.kind, &change.status, &change.reason, now);

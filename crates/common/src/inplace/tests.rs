@@ -6,6 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::pod::{ConditionView, ContainerStatusView, ContainerView, EnvFromMetadata, Phase, ResourcesView};
 use crate::revision::data_of;
+use crate::texts::Texts;
 
 const ALL: InPlaceOptions = InPlaceOptions {
     env_from_metadata: true,
@@ -67,13 +68,7 @@ fn pod(a: (&str, Option<i32>), b: (&str, Option<i32>)) -> PodView {
         ready: true,
         ..ContainerStatusView::default()
     };
-    let condition = |kind: &str| ConditionView {
-        kind: kind.into(),
-        status: "True".into(),
-        reason: "".into(),
-        message: "".into(),
-        changed: None,
-    };
+    let condition = |kind: &str| ConditionView::new(kind, "True", None);
     PodView {
         uid: "u1".into(),
         resource_version: "7".into(),
@@ -98,7 +93,7 @@ fn labels(revision: &str) -> Vec<(String, String)> {
 fn patched(pod: &PodView, patch: &PodPatch) -> PodView {
     assert_eq!(patch.metadata.uid.as_deref(), Some(&*pod.uid.0));
     let mut pod = pod.clone();
-    let put = |map: &mut BTreeMap<Arc<str>, Arc<str>>, changes: &BTreeMap<String, Option<String>>| {
+    let put = |map: &mut Texts, changes: &BTreeMap<String, Option<String>>| {
         for (key, value) in changes {
             match value {
                 Some(value) => map.insert(key.as_str().into(), value.as_str().into()),
@@ -109,15 +104,17 @@ fn patched(pod: &PodView, patch: &PodPatch) -> PodView {
     put(&mut pod.labels, &patch.metadata.labels);
     put(&mut pod.annotations, &patch.metadata.annotations);
     for change in patch.spec.iter().flat_map(|spec| &spec.containers) {
-        let container = pod.containers.iter_mut().find(|container| *container.name == *change.name).unwrap();
+        let containers = Arc::make_mut(&mut pod.containers);
+        let container = containers.iter_mut().find(|container| *container.name == *change.name).unwrap();
         if let Some(image) = &change.image {
             container.image = image.as_str().into();
         }
     }
     for condition in patch.status.iter().flat_map(|status| &status.conditions) {
         let old = pod.conditions.iter_mut().find(|old| *old.kind == *condition.kind).unwrap();
-        old.status = condition.status.as_str().into();
-        old.reason = condition.reason.as_str().into();
+        let text = Arc::make_mut(&mut old.text);
+        text.status = condition.status.as_str().into();
+        text.reason = condition.reason.as_str().into();
     }
     pod
 }
@@ -125,7 +122,7 @@ fn patched(pod: &PodView, patch: &PodPatch) -> PodView {
 /// What kubelet makes of it: every container runs its image.
 fn settled(pod: &PodView) -> PodView {
     let mut pod = pod.clone();
-    for (status, container) in pod.statuses.iter_mut().zip(&pod.containers) {
+    for (status, container) in pod.statuses.iter_mut().zip(&*pod.containers) {
         status.image = Arc::clone(&container.image);
         status.image_id = format!("id-{}", container.image).into();
     }
@@ -206,7 +203,7 @@ fn containers_that_share_an_annotation_change_together() {
 fn an_annotation_that_env_reads_is_complete_when_the_agent_says_so() {
     let mut before = pod(("x:1", None), ("x:1", None));
     let env = EnvFromMetadata { name: "CFG".into(), label: false, key: "cfg".into() };
-    before.containers[0].env_from_metadata = [env].into();
+    Arc::make_mut(&mut before.containers)[0].env_from_metadata = [env].into();
     let (mut after, started) = begin(&before, &with_env("v0"), &with_env("v1"), 0);
     assert!(started.unready.is_some());
     assert!(!is_complete(&after));
@@ -331,13 +328,13 @@ fn finalizers_the_template_loses_leave_the_pod_also_after_a_grace_period() {
 fn a_resize_is_complete_when_the_status_says_the_same_by_value() {
     let mut pod = pod(("x:1", None), ("y:1", None));
     let view = |cpu: &str| {
-        Some(Box::new(ResourcesView {
+        Some(Arc::new(ResourcesView {
             limits: [("cpu".into(), cpu.into())].into(),
             ..ResourcesView::default()
         }))
     };
     let state = State { update_resources: true, ..State::default() };
-    pod.containers[0].resources = view("1000m");
+    Arc::make_mut(&mut pod.containers)[0].resources = view("1000m");
     pod.statuses[0].resources = view("500m");
     assert!(!containers_complete(&pod, &state));
     pod.statuses[0].resources = view("1");
