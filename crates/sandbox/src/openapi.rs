@@ -33,6 +33,9 @@ pub fn index(served: &[Arc<Resource>]) -> Value {
     json!({ "paths": paths })
 }
 
+/// Encoded documents of built-in groups, by path.
+static BUILT: OnceLock<Mutex<HashMap<String, Bytes>>> = OnceLock::new();
+
 /// `/openapi/v3/<path>`, e.g. `api/v1` or `apis/apps/v1`, as encoded JSON; `None` if nothing is served there.
 pub fn document(served: &[Arc<Resource>], path: &str) -> Option<Bytes> {
     let path = path.trim_matches('/');
@@ -51,7 +54,6 @@ pub fn document(served: &[Arc<Resource>], path: &str) -> Option<Bytes> {
     if resources.iter().any(|(resource, _)| resource.custom) {
         return encode(&build(&resources));
     }
-    static BUILT: OnceLock<Mutex<HashMap<String, Bytes>>> = OnceLock::new();
     let built = BUILT.get_or_init(Mutex::default);
     if let Some(bytes) = built.lock().unwrap_or_else(PoisonError::into_inner).get(path) {
         return Some(bytes.clone());
