@@ -12,6 +12,7 @@ mod effects;
 mod evict;
 mod fault;
 mod handler;
+mod listen;
 mod other;
 mod owners;
 mod pipeline;
@@ -37,6 +38,7 @@ use serde_json::{Value, json};
 
 pub use answer::{Body, BodyError};
 pub use fault::{Decision, Delivery, Fate, Interceptor, Requests, WatchEvent};
+pub use listen::{Identity, IdentityError, kubeconfig};
 pub use route::{RequestInfo, Verb};
 pub use selector::{Fields, Labels};
 pub use service::Service;
