@@ -81,7 +81,9 @@ pub(crate) async fn validate(call: &Call, question: &Question<'_>) -> Result<(),
 }
 
 fn finish(call: &Call, outcome: Outcome) -> Result<Option<Value>, ApiError> {
-    outcome.warnings.into_iter().for_each(|text| call.warn(text));
+    for text in outcome.warnings {
+        call.warn(text);
+    }
     outcome.result
 }
 

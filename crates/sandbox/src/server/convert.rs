@@ -79,6 +79,8 @@ async fn convert(
         let caller = &*call.server.0.config.webhooks;
         return conversion::convert(to, values, &api_version, caller).await;
     }
-    values.iter_mut().for_each(|value| kinds::convert(value, &api_version));
+    for value in &mut values {
+        kinds::convert(value, &api_version);
+    }
     Ok(values)
 }

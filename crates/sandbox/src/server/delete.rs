@@ -147,11 +147,14 @@ fn success(call: &Call, stored: &Stored) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }
 
+/// The key and state of an object of a collection.
+type Meant = (Arc<str>, Arc<Stored>);
+
 /// DELETE of a collection.
 pub(crate) async fn collection(call: &Arc<Call>) -> Result<Answer, ApiError> {
     let options = Options::of(call)?;
     let selection = Selection::of(call)?;
-    let (meant, rv): (Vec<(Arc<str>, Arc<Stored>)>, u64) = {
+    let (meant, rv): (Vec<Meant>, u64) = {
         let store = lock(&call.server.0.store);
         let meant = store
             .scan(&call.table, &selection.prefix, None)

@@ -191,7 +191,7 @@ impl Server {
         };
         let version = resource.version(&target.version).ok_or(Missing::Resource)?;
         // A namespaced collection can be addressed across namespaces, nothing else can be without its namespace.
-        let placed = resource.namespaced == !target.namespace.is_empty();
+        let placed = resource.namespaced != target.namespace.is_empty();
         if !placed && (!resource.namespaced || !target.name.is_empty()) {
             return Err(Missing::Resource);
         }

@@ -77,7 +77,7 @@ impl Default for Config {
             managed_fields: true,
             seed: None,
             history: 4096,
-            bookmark_every: Duration::from_secs(60),
+            bookmark_every: Duration::from_mins(1),
             webhooks: Arc::new(InProcess::new()),
             interceptor: None,
         }

@@ -46,6 +46,10 @@ impl Server {
             ["apis", group] => Answer::ok(&discovery::api_group(&served, group)?),
             ["api", version] => Answer::ok(&discovery::resource_list(&served, "", version)?),
             ["apis", group, version] => Answer::ok(&discovery::resource_list(&served, group, version)?),
+            ["openapi", "v3"] => Answer::ok(&openapi::index(&served)),
+            ["openapi", "v3", rest @ ..] => {
+                Answer::Json(StatusCode::OK, openapi::document(&served, &rest.join("/"))?)
+            }
             _ => return None,
         })
     }

@@ -12,7 +12,9 @@ use crate::patch::managers::{self, Write};
 use crate::patch::shape::Shape;
 
 /// Shapes of custom kinds by the address of their schema, which the entry keeps alive.
-static SHAPES: LazyLock<Mutex<HashMap<usize, (Arc<Value>, Shape)>>> = LazyLock::new(Mutex::default);
+static SHAPES: LazyLock<Mutex<Shapes>> = LazyLock::new(Mutex::default);
+
+type Shapes = HashMap<usize, (Arc<Value>, Shape)>;
 
 const MOST_KEPT: usize = 256;
 

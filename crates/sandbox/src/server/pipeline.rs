@@ -83,7 +83,9 @@ fn strict_error(call: &Call, unknown: &[String]) -> Option<String> {
     match strictness(call) {
         "Strict" => Some(format!("strict decoding error: {}", texts.join(", "))),
         "Warn" => {
-            texts.into_iter().for_each(|text| call.warn(text));
+            for text in texts {
+                call.warn(text);
+            }
             None
         }
         _ => None,

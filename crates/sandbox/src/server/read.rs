@@ -79,7 +79,7 @@ pub(crate) fn number_parameter(call: &Call, key: &str) -> Result<Option<i64>, Ap
 pub(crate) async fn answer(call: &Call, status: StatusCode, stored: Arc<Stored>) -> Result<Answer, ApiError> {
     let stored = convert::shown_one(call, stored).await?;
     if call.accept.form == Form::Table {
-        return Ok(Answer::with(status, &render::table(call, &[stored], None)));
+        return Ok(Answer::with(status, &render::table(call, &[stored], None)?));
     }
     let mut out = Vec::new();
     write_object(&call.resource, &call.info.version, call.accept.form, &stored, &mut out);
@@ -134,7 +134,7 @@ pub(crate) async fn list(call: &Call) -> Result<Answer, ApiError> {
     }
     let meta = Value::Object(meta);
     if call.accept.form == Form::Table {
-        return Ok(Answer::ok(&render::table(call, &items, Some(&meta))));
+        return Ok(Answer::ok(&render::table(call, &items, Some(&meta))?));
     }
     let body = write_list(&call.resource, &call.info.version, call.accept.form, &meta, &items);
     Ok(Answer::Json(StatusCode::OK, body))

@@ -34,12 +34,6 @@ impl Registry {
         builtin().by_name.get(&key).or_else(|| self.custom.get(&key)).cloned()
     }
 
-    /// The resource of a kind of a group.
-    pub(crate) fn by_kind(&self, group: &str, kind: &str) -> Option<Arc<Resource>> {
-        let is = |resource: &&Arc<Resource>| resource.group == group && resource.kind == kind;
-        builtin().listed.iter().find(is).or_else(|| self.custom.values().find(is)).cloned()
-    }
-
     /// Something of the group is served.
     pub(crate) fn has_group(&self, group: &str) -> bool {
         let is = |resource: &Arc<Resource>| resource.group == group;

@@ -6,25 +6,23 @@ use serde_json::{Value, json};
 
 use super::handler::Call;
 use super::storage::Stored;
+use crate::error::ApiError;
+use crate::object;
+use crate::table::{self, Include};
 
 /// A Table of objects in the request's version; `list_meta` is the metadata of the list they come from.
-pub(crate) fn table(call: &Call, objects: &[Arc<Stored>], list_meta: Option<&Value>) -> Value {
-    let rows: Vec<Value> = objects
-        .iter()
-        .map(|stored| {
-            let meta = stored.value.get("metadata").cloned().unwrap_or_default();
-            json!({
-                "cells": [meta.get("name")],
-                "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta},
-            })
-        })
-        .collect();
-    let _ = call;
-    json!({
-        "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": list_meta.cloned().unwrap_or_else(|| json!({})),
-        "columnDefinitions": [{"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0}],
-        "rows": rows,
-    })
+pub(crate) fn table(
+    call: &Call,
+    objects: &[Arc<Stored>],
+    list_meta: Option<&Value>,
+) -> Result<Value, ApiError> {
+    let asked = call.query.get("includeObject");
+    let include = Include::parse(asked)
+        .ok_or_else(|| ApiError::bad_request(format!("unrecognized includeObject value: {asked:?}")))?;
+    let values: Vec<&Value> = objects.iter().map(|stored| &stored.value).collect();
+    let mut rendered = table::render(&call.resource, &call.info.version, &values, include, call.server.now());
+    let single =
+        || objects.first().map_or_else(|| json!({}), |one| json!({"resourceVersion": one.rv.to_string()}));
+    object::set(&mut rendered, "metadata", list_meta.cloned().unwrap_or_else(single));
+    Ok(rendered)
 }

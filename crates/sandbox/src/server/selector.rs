@@ -260,8 +260,15 @@ impl Fields {
             let value = unescape(term.get(at + sign.len()..).unwrap_or_default());
             fields.push(Field { path, equal: sign != "!=", value });
         }
-        for field in &fields {
+        for field in &mut fields {
             supported(&field.path, resource, version)?;
+            if resource.group == "events.k8s.io" {
+                // Events are stored in the form of the core group.
+                field.path = match field.path.as_str() {
+                    "reportingController" => "reportingComponent".to_owned(),
+                    other => other.replacen("regarding.", "involvedObject.", 1),
+                };
+            }
         }
         Ok(Self(fields))
     }

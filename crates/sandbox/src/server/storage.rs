@@ -256,11 +256,6 @@ impl Store {
         self.tables.get(table).map(|table| range(&table.objects, prefix, after)).into_iter().flatten()
     }
 
-    /// Number of objects in a table.
-    pub(crate) fn count(&self, table: &str) -> usize {
-        self.tables.get(table).map_or(0, |table| table.objects.len())
-    }
-
     /// The table as it was at `rv`, or `None` when the history does not reach back that far.
     pub(crate) fn at(&self, table: &str, rv: u64) -> Option<BTreeMap<Arc<str>, Arc<Stored>>> {
         let Some(table) = self.tables.get(table) else {

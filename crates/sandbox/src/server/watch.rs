@@ -20,7 +20,7 @@ use crate::error::{ApiError, FieldError};
 /// How many changes a watcher takes from the history at a time.
 const BATCH: usize = 256;
 /// How long a watch lasts that names no time.
-const LONGEST: Duration = Duration::from_secs(45 * 60);
+const LONGEST: Duration = Duration::from_mins(45);
 
 /// Opens a watch.
 pub(crate) async fn open(call: &Arc<Call>) -> Result<Answer, ApiError> {
@@ -143,6 +143,7 @@ fn follow(
     Ok((cursor, VecDeque::new()))
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each remembers another thing that happens once")]
 struct Watcher {
     call: Arc<Call>,
     selection: Selection,
@@ -302,7 +303,7 @@ impl Watcher {
         let form = self.call.accept.form;
         if form == Form::Table {
             let object = convert::shown_one(&self.call, object).await?;
-            let mut table = render::table(&self.call, &[object], None);
+            let mut table = render::table(&self.call, &[object], None)?;
             if self.columns_sent {
                 crate::object::set(&mut table, "columnDefinitions", Value::Null);
             }
