@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, ServiceAccount};
 use kruise_sandbox::clock::{WallClock, simulated};
 use kruise_sandbox::controllers::{self, Controller};
 use kruise_sandbox::nodes::{Nodes, Settings};
@@ -138,7 +138,7 @@ async fn a_crashed_container_restarts_and_a_deleted_pod_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deployment_rolls_out_and_back() {
+async fn a_deployment_rolls_out_and_back_and_takes_its_pods_along() {
     let cluster = Cluster::new(|settings| settings.timings.ready = Duration::from_secs(1)).await;
     let deployments = cluster.api::<Deployment>();
     let done = |revision: &'static str| {
@@ -164,6 +164,70 @@ async fn a_deployment_rolls_out_and_back() {
     }
     let sets = cluster.api::<ReplicaSet>().list(&ListParams::default()).await.unwrap().items;
     assert_eq!(sets.len(), 2, "rolling back takes up the old ReplicaSet again");
+    deployments.delete("web", &DeleteParams::background()).await.unwrap();
+    until(&cluster.api::<ReplicaSet>(), "no ReplicaSets", <[ReplicaSet]>::is_empty).await;
+    until(&cluster.api::<Pod>(), "no pods", <[Pod]>::is_empty).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_is_collected_in_the_background_in_the_foreground_or_not_at_all() {
+    let cluster = Cluster::new(|_| ()).await;
+    let maps = cluster.api::<ConfigMap>();
+    let owned = |owner: &ConfigMap, name: &str, finalizers: &[&str]| {
+        json!({"metadata": {"name": name, "finalizers": finalizers, "ownerReferences": [{
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "name": owner.metadata.name,
+            "uid": owner.metadata.uid,
+            "blockOwnerDeletion": true,
+        }]}})
+    };
+    let named = |items: &[ConfigMap], name: &str| {
+        items.iter().any(|item| item.metadata.name.as_deref() == Some(name))
+    };
+
+    let owner = create(&maps, json!({"metadata": {"name": "background"}})).await;
+    create(&maps, owned(&owner, "background-child", &[])).await;
+    maps.delete("background", &DeleteParams::background()).await.unwrap();
+    until(&maps, "no child", |items| !named(items, "background-child")).await;
+
+    let owner = create(&maps, json!({"metadata": {"name": "foreground"}})).await;
+    create(&maps, owned(&owner, "foreground-child", &["example.com/hold"])).await;
+    maps.delete("foreground", &DeleteParams::foreground()).await.unwrap();
+    let going = |item: &ConfigMap| item.metadata.deletion_timestamp.is_some();
+    until(&maps, "a child on its way", |items| items.iter().filter(|item| going(item)).count() == 2).await;
+    let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    maps.patch("foreground-child", &PatchParams::default(), &release).await.unwrap();
+    until(&maps, "neither owner nor child", |items| !items.iter().any(going)).await;
+
+    let owner = create(&maps, json!({"metadata": {"name": "orphan"}})).await;
+    create(&maps, owned(&owner, "orphan-child", &[])).await;
+    maps.delete("orphan", &DeleteParams::orphan()).await.unwrap();
+    let items = until(&maps, "no owner", |items| !named(items, "orphan")).await;
+    let child = items.iter().find(|item| item.metadata.name.as_deref() == Some("orphan-child")).unwrap();
+    assert_eq!(child.metadata.owner_references, None);
+
+    create(&maps, owned(&owner, "late-child", &[])).await;
+    until(&maps, "no child of an owner that is gone", |items| !named(items, "late-child")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_namespace_takes_everything_along() {
+    let cluster = Cluster::new(|_| ()).await;
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    create(&namespaces, json!({"metadata": {"name": "team"}})).await;
+    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client.clone(), "team");
+    until(&accounts, "a default account", |accounts| accounts.len() == 1).await;
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "team");
+    create(&pods, pod("p")).await;
+    until(&pods, "a ready pod", |pods| pods.iter().any(ready)).await;
+    namespaces.delete("team", &DeleteParams::default()).await.unwrap();
+    until(&namespaces, "no namespace", |items| {
+        items.iter().all(|item| item.metadata.name.as_deref() != Some("team"))
+    })
+    .await;
+    assert!(pods.list(&ListParams::default()).await.unwrap().items.is_empty());
+    assert!(accounts.list(&ListParams::default()).await.unwrap().items.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
