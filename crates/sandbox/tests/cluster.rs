@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kruise_sandbox::clock::{WallClock, simulated};
 use kruise_sandbox::controllers::{self, Controller};
 use kruise_sandbox::nodes::{Nodes, Settings};
@@ -262,4 +264,100 @@ async fn one_controller_can_run_alone() {
         seen.await;
     })
     .await;
+}
+
+fn job(script: &str) -> Value {
+    json!({
+        "metadata": {"name": "job"},
+        "spec": {
+            "completions": 3,
+            "parallelism": 2,
+            "backoffLimit": 1,
+            "ttlSecondsAfterFinished": 100,
+            "template": {"spec": {
+                "restartPolicy": "Never",
+                "containers": [{"name": "main", "image": "app:1", "command": ["sh", "-c", script]}],
+            }},
+        },
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_completes_or_fails_and_goes_after_its_time() {
+    let cluster = Cluster::new(|_| ()).await;
+    let jobs = cluster.api::<Job>();
+    for (script, end, succeeded) in [("sleep 3; exit 0", "Complete", 3), ("sleep 3; exit 1", "Failed", 0)] {
+        create(&jobs, job(script)).await;
+        let over = |job: &Job| {
+            let conditions =
+                job.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+            conditions.iter().any(|condition| condition.type_ == end && condition.status == "True")
+        };
+        let items = until(&jobs, end, |jobs| jobs.iter().any(over)).await;
+        assert_eq!(items[0].status.as_ref().and_then(|status| status.succeeded).unwrap_or(0), succeeded);
+        until(&jobs, "no job", <[Job]>::is_empty).await;
+        until(&cluster.api::<Pod>(), "no pods", <[Pod]>::is_empty).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_says_how_many_pods_may_be_disrupted() {
+    let cluster = Cluster::new(|_| ()).await;
+    create(&cluster.api::<Deployment>(), deployment("app:1", 4)).await;
+    let budgets = cluster.api::<PodDisruptionBudget>();
+    let spec = json!({"maxUnavailable": "50%", "selector": {"matchLabels": {"app": "web"}}});
+    create(&budgets, json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    let allows = |many: i32| {
+        move |items: &[PodDisruptionBudget]| {
+            let status = items.first().and_then(|item| item.status.clone()).unwrap_or_default();
+            status.disruptions_allowed == many && status.expected_pods == 4 && status.desired_healthy == 2
+        }
+    };
+    until(&budgets, "two disruptions", allows(2)).await;
+    let pods = cluster.api::<Pod>().list(&ListParams::default()).await.unwrap().items;
+    let name = pods[0].metadata.name.as_deref().unwrap();
+    cluster.nodes.set_ready("default", name, "main", Some(false));
+    until(&budgets, "one disruption", allows(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_of_a_lost_node_are_evicted_and_go_when_it_comes_back() {
+    for heartbeat in [None, Some(Duration::from_secs(10))] {
+        let cluster = Cluster::new(|settings| settings.heartbeat = heartbeat).await;
+        create(&cluster.api::<Deployment>(), deployment("app:1", 3)).await;
+        let pods = cluster.api::<Pod>();
+        until(&pods, "three ready pods", |pods| pods.iter().filter(|pod| ready(pod)).count() == 3).await;
+        cluster.nodes.lose_node("node-0");
+        let lost = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.as_deref() == Some("node-0");
+        until(&pods, "an unready pod", |pods| pods.iter().any(|pod| lost(pod) && !ready(pod))).await;
+        until(&pods, "its replacement", |pods| pods.iter().filter(|pod| ready(pod)).count() == 3).await;
+        let left = pods.list(&ListParams::default()).await.unwrap().items;
+        let stuck = left.iter().find(|pod| lost(pod)).expect("nobody has confirmed its end");
+        assert!(stuck.metadata.deletion_timestamp.is_some());
+        cluster.nodes.recover_node("node-0");
+        until(&pods, "no pod on it", |pods| !pods.iter().any(lost)).await;
+        let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(cluster.client.clone());
+        let clean = |node: &k8s_openapi::api::core::v1::Node| {
+            node.spec.as_ref().and_then(|spec| spec.taints.as_ref()).is_none_or(Vec::is_empty)
+        };
+        until(&nodes, "no taints", |nodes| nodes.iter().all(clean)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_cluster_writes_nothing() {
+    let clock = clock();
+    let server = Server::new(Config { clock: clock.clone(), ..Config::default() });
+    let nodes = Nodes::new(server.client(), Settings::new(2, clock.clone()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { nodes.run(std::future::pending()).await });
+    tasks.spawn(controllers::run(server.client(), clock, std::future::pending()));
+    let deployments: Api<Deployment> = Api::namespaced(server.client(), "default");
+    create(&deployments, deployment("app:1", 3)).await;
+    tokio::time::sleep(Duration::from_mins(15)).await;
+    let available = deployments.get("web").await.unwrap().status.and_then(|status| status.available_replicas);
+    assert_eq!(available, Some(3));
+    let before = server.resource_version();
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert_eq!(server.resource_version(), before);
 }

@@ -116,6 +116,8 @@ pub(super) struct Hub {
     pub(super) accounts: Store<Loose>,
     pub(super) replica_sets: Store<Loose>,
     pub(super) deployments: Store<Loose>,
+    pub(super) jobs: Store<Loose>,
+    pub(super) budgets: Store<Loose>,
     pub(super) claims: Store<Loose>,
     pub(super) volumes: Store<Loose>,
 }
@@ -144,6 +146,8 @@ impl Hub {
             accounts: Store::new(),
             replica_sets: Store::new(),
             deployments: Store::new(),
+            jobs: Store::new(),
+            budgets: Store::new(),
             claims: Store::new(),
             volumes: Store::new(),
         }
@@ -155,10 +159,12 @@ impl Hub {
 
     /// Keeps the stores that these controllers use, for ever.
     pub(super) async fn watch(&self, which: &[Controller]) {
-        use Controller::{Accounts, Deployments, Namespaces, NodeLifecycle, ReplicaSets, Volumes};
+        use Controller::{
+            Accounts, Budgets, Deployments, Jobs, Namespaces, NodeLifecycle, ReplicaSets, Volumes,
+        };
         let any = |users: &[Controller]| which.iter().any(|controller| users.contains(controller));
         let mut watches: Vec<BoxFuture<'_, ()>> = Vec::new();
-        if any(&[ReplicaSets, Deployments, NodeLifecycle, Volumes]) {
+        if any(&[ReplicaSets, Deployments, Jobs, Budgets, NodeLifecycle, Volumes]) {
             let api = Api::<PodView>::all(self.client.clone());
             watches
                 .push(run_watch(api, Seen::project, self.pods.clone(), watcher::Config::default()).boxed());
@@ -168,7 +174,7 @@ impl Hub {
             watches
                 .push(run_watch(api, Seen::project, self.nodes.clone(), watcher::Config::default()).boxed());
         }
-        let loose: [(&[Controller], ApiResource, &Store<Loose>); 7] = [
+        let loose: [(&[Controller], ApiResource, &Store<Loose>); 9] = [
             (&[NodeLifecycle], resource("coordination.k8s.io", "v1", "Lease", "leases"), &self.leases),
             (&[Namespaces, Accounts], resource("", "v1", "Namespace", "namespaces"), &self.namespaces),
             (&[Accounts], resource("", "v1", "ServiceAccount", "serviceaccounts"), &self.accounts),
@@ -177,7 +183,13 @@ impl Hub {
                 resource("apps", "v1", "ReplicaSet", "replicasets"),
                 &self.replica_sets,
             ),
-            (&[Deployments], resource("apps", "v1", "Deployment", "deployments"), &self.deployments),
+            (&[Deployments, Budgets], resource("apps", "v1", "Deployment", "deployments"), &self.deployments),
+            (&[Jobs], resource("batch", "v1", "Job", "jobs"), &self.jobs),
+            (
+                &[Budgets],
+                resource("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
+                &self.budgets,
+            ),
             (&[Volumes], resource("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"), &self.claims),
             (&[Volumes], resource("", "v1", "PersistentVolume", "persistentvolumes"), &self.volumes),
         ];

@@ -5,10 +5,12 @@
 //! written when nothing changes. Not there: StatefulSets, DaemonSets, CronJobs, endpoints, quotas, certificates.
 
 mod accounts;
+mod budgets;
 mod deployments;
 pub mod discovered;
 pub mod gc;
 mod hub;
+mod jobs;
 pub mod namespaces;
 mod node_lifecycle;
 mod replicasets;
@@ -35,6 +37,10 @@ pub enum Controller {
     ReplicaSets,
     /// Deployments.
     Deployments,
+    /// Jobs.
+    Jobs,
+    /// PodDisruptionBudgets.
+    Budgets,
     /// PersistentVolumeClaims, bound to made-up volumes.
     Volumes,
     /// The `default` ServiceAccount of every namespace.
@@ -45,11 +51,13 @@ pub enum Controller {
 
 impl Controller {
     /// All controllers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Gc,
         Self::Namespaces,
         Self::ReplicaSets,
         Self::Deployments,
+        Self::Jobs,
+        Self::Budgets,
         Self::Volumes,
         Self::Accounts,
         Self::NodeLifecycle,
@@ -76,6 +84,8 @@ pub async fn run_only(
             Controller::Namespaces => namespaces::control(&hub).boxed(),
             Controller::ReplicaSets => replicasets::control(&hub).boxed(),
             Controller::Deployments => deployments::control(&hub).boxed(),
+            Controller::Jobs => jobs::control(&hub).boxed(),
+            Controller::Budgets => budgets::control(&hub).boxed(),
             Controller::Volumes => volumes::control(&hub).boxed(),
             Controller::Accounts => accounts::control(&hub).boxed(),
             Controller::NodeLifecycle => node_lifecycle::control(&hub).boxed(),

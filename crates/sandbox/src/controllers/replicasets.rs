@@ -207,19 +207,36 @@ fn status(set: &Loose, pods: &[Arc<Pod>], now: Timestamp) -> (Value, Option<Dura
     (status, wake.and_then(|wake| Duration::try_from(wake).ok()))
 }
 
+/// Counts that are left out when they are zero.
+const OPTIONAL: [&str; 8] = [
+    "active",
+    "availableReplicas",
+    "failed",
+    "fullyLabeledReplicas",
+    "readyReplicas",
+    "succeeded",
+    "unavailableReplicas",
+    "updatedReplicas",
+];
+
 /// Writes what differs of a status; absent counts are zero.
 pub(super) async fn write_status(
     hub: &Hub,
     object: &Loose,
     kind: &ApiResource,
-    status: Value,
+    mut status: Value,
 ) -> kube::Result<()> {
+    for field in OPTIONAL {
+        if let Some(count) = status.get_mut(field).filter(|count| **count == 0) {
+            *count = Value::Null;
+        }
+    }
     let known = object.field("/status");
     let zero = json!(0);
     let changed = status.as_object().is_some_and(|status| {
         status.iter().any(|(field, value)| {
             let known = known.get(field).unwrap_or(if value.is_number() { &zero } else { &Value::Null });
-            known != value
+            known != value && !(value.is_null() && *known == 0)
         })
     });
     if !changed {

@@ -36,7 +36,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::WallClock;
 use engine::{Command, Engine};
-pub(crate) use fit::covers;
+pub(crate) use fit::{covers, labels_match};
 use images::Registry;
 pub(crate) use images::digest;
 pub(crate) use wire::{NodeView, PodView};
