@@ -74,7 +74,9 @@ fn check_one(default: &Value, node: &Node, path: &Path, errors: &mut Vec<FieldEr
         found = values::check(at, node).errors;
     }
     if found.is_empty() {
-        rules::check(rules::Change::root(default, Some(default)), node, node.embedded, &whole, &mut found);
+        let mut rules = rules::Found::default();
+        rules::check(rules::Change::root(default, None), node, node.embedded, &whole, &mut rules);
+        found = rules.errors;
     }
     errors.extend(found.into_iter().map(|error| FieldError { field: path.join(&error.field), ..error }));
 }

@@ -82,6 +82,17 @@ impl Structural {
         self.finish(new, Some(old), errors)
     }
 
+    /// What an update may keep although a rule now refuses it, as the warnings the API server sends: `path: message`.
+    pub fn warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        self.rules(new, Some(old)).kept.iter().map(ToString::to_string).collect()
+    }
+
+    fn rules(&self, new: &Value, old: Option<&Value>) -> rules::Found {
+        let mut found = rules::Found::default();
+        rules::check(rules::Change::root(new, old), &self.root, true, &Path::default(), &mut found);
+        found
+    }
+
     /// Uniqueness in lists and, if nothing stands in their way, the CEL rules.
     fn finish(&self, new: &Value, old: Option<&Value>, mut errors: Vec<FieldError>) -> Vec<FieldError> {
         let path = Path::default();
@@ -99,7 +110,7 @@ impl Structural {
         if errors.iter().any(blocks_rules) {
             errors.push(field::invalid(&path, &Value::Null, UNCHECKED));
         } else {
-            rules::check(rules::Change::root(new, old), &self.root, true, &path, &mut errors);
+            errors.extend(self.rules(new, old).errors);
         }
         errors
     }

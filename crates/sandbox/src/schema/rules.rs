@@ -229,19 +229,21 @@ impl<'a> Change<'a> {
     }
 }
 
+/// What rules have found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) errors: Vec<FieldError>,
+    /// Failures that stand because nothing changed there; the API server warns of them.
+    pub(super) kept: Vec<FieldError>,
+}
+
 /// Evaluates the rules of a value and everything in it.
-pub(super) fn check(
-    change: Change<'_>,
-    node: &Node,
-    resource: bool,
-    path: &Path,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn check(change: Change<'_>, node: &Node, resource: bool, path: &Path, found: &mut Found) {
     if !node.below.rules || change.new.is_null() {
         return;
     }
     if !node.rules.is_empty() {
-        with_functions(|functions| rules_of(change, node, resource, path, functions, errors));
+        with_functions(|functions| rules_of(change, node, resource, path, functions, found));
     }
     match change.new {
         Value::Object(map) => {
@@ -252,14 +254,14 @@ pub(super) fn check(
                     (None, None) => continue,
                 };
                 let old = change.old.and_then(|old| old.get(name));
-                check(change.below(value, old), child, child.embedded, &path, errors);
+                check(change.below(value, old), child, child.embedded, &path, found);
             }
         }
         Value::Array(entries) => {
             let Some(items) = &node.items else { return };
             for (at, entry) in entries.iter().enumerate() {
                 let old = counterpart(node, entry, change.old);
-                check(change.below(entry, old), items, items.embedded, &path.index(at), errors);
+                check(change.below(entry, old), items, items.embedded, &path.index(at), found);
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
@@ -272,7 +274,7 @@ fn rules_of(
     resource: bool,
     path: &Path,
     functions: &Context<'_>,
-    errors: &mut Vec<FieldError>,
+    found: &mut Found,
 ) {
     let old = change.old.filter(|old| !old.is_null());
     let mut scope = functions.new_inner_scope();
@@ -295,10 +297,9 @@ fn rules_of(
                 scope.add_variable_from_value("oldSelf", given);
             }
         }
-        if let Err(error) = rule.run(&scope, path, node)
-            && (rule.uses_old || !change.unchanged())
-        {
-            errors.push(error);
+        if let Err(error) = rule.run(&scope, path, node) {
+            let kept = !rule.uses_old && change.unchanged();
+            if kept { found.kept.push(error) } else { found.errors.push(error) }
         }
     }
 }

@@ -207,6 +207,8 @@ fn an_update_may_keep_what_has_become_invalid() {
     let rule = widget(json!({"name": "abc", "min": 14}));
     let other = widget(json!({"name": "abc", "min": 14, "max": 20}));
     assert_eq!(schema.validate(&rule, Some(&rule)).len(), 0);
+    let warning = "spec: Invalid value: \"object\": failed rule: !has(self.min) || self.min != 14";
+    assert_eq!(schema.warnings(&rule, &rule), [warning]);
     assert_eq!(schema.validate(&other, Some(&rule)).len(), 1, "the value the rule is about has changed");
 }
 

@@ -198,6 +198,9 @@ pub(crate) async fn update(
             Some("status") => schema.validate_status(new, old),
             _ => schema.validate(new, Some(old)),
         });
+        for warning in schema.warnings(new, old) {
+            call.warn(warning);
+        }
     } else if is_crd(call) && subresource.is_none() {
         errors.extend(crd::validate_update(old, new));
     }
