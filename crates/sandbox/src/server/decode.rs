@@ -4,6 +4,7 @@ use http::header;
 use serde_json::{Value, json};
 
 use super::handler::Call;
+use super::protobuf;
 use crate::error::{ApiError, Reason};
 
 const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
@@ -21,6 +22,9 @@ pub(crate) fn parse(call: &Call, kind: &str) -> Result<Value, ApiError> {
     let parsed = match media_type(call) {
         "" | "application/json" | "*/*" => json_value(body),
         "application/yaml" => yaml_value(body),
+        "application/vnd.kubernetes.protobuf" => {
+            return protobuf::decode(body).map_err(ApiError::bad_request);
+        }
         _ => return Err(ApiError::unsupported_media_type(&MEDIA)),
     };
     let value = parsed.map_err(|why| {

@@ -16,6 +16,7 @@ mod listen;
 mod other;
 mod owners;
 mod pipeline;
+mod protobuf;
 mod read;
 mod registry;
 mod render;
