@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, GetParams, ListParams, Patch, PatchParams};
-use kube::core::Request;
+use kube::api::{Api, GetParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind, Request};
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -177,6 +177,16 @@ impl Manager {
                 Command::new("kubectl").args(["delete", kind, &name, "--ignore-not-found"]).output().await?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
+        // The API server learns late that its webhooks are gone.
+        let kind = GroupVersionKind::gvk("apps.kruise.io", "v1beta1", "CloneSet");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "clonesets");
+        let sets = Api::<DynamicObject>::namespaced_with(self.client.clone(), NAMESPACE, &resource);
+        let set: DynamicObject = serde_json::from_value(crate::clone_set(1, "none"))?;
+        let try_only = PostParams { dry_run: true, ..PostParams::default() };
+        seen("a set is admitted without webhooks", START, async || {
+            Ok(Some(sets.create(&try_only, &set).await?))
+        })
+        .await?;
         Ok(back)
     }
 

@@ -216,3 +216,22 @@ async fn with_the_gate_more_cpu_is_given_to_a_running_container() -> Result<()> 
     ensure!(state == "200m 200m", "{state}");
     Ok(())
 }
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn a_set_goes_with_its_namespace_without_an_error() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let manager = Manager::leading().await?;
+    let (place, _) = Place::with(&clone_set(3, ONE)).await?;
+    let errors = async || manager.metric("controller_runtime_reconcile_errors_total", "").await;
+    let (rounds, before) = (manager.rounds().await?, errors().await?);
+    place.kubectl(&["delete", "namespace", place.namespace(), "--wait=false"]).await?;
+    seen("the set is gone", MINUTE, async || {
+        Ok(place.sets("v1beta1").get_opt(SET).await?.is_none().then_some(()))
+    })
+    .await?;
+    manager.has_worked(rounds).await?;
+    let after = errors().await?;
+    ensure!(after <= before, "{} rounds failed", after - before);
+    Ok(())
+}
