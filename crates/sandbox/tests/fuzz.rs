@@ -343,7 +343,7 @@ async fn server() -> Client {
 
 /// What is wrong with the answer, if anything is.
 async fn fault(client: &Client, request: http::Request<Body>) -> Option<String> {
-    let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"))
+    let watch = request.uri().query().is_some_and(|query| query.contains("watch="))
         || request.uri().path().contains("/watch/");
     let head = request.method() == "HEAD";
     let response = match AssertUnwindSafe(client.send(request)).catch_unwind().await {

@@ -19,7 +19,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// result equals `live`, nothing is to be stored.
 ///
 /// # Errors
-/// `BadRequest` if the patch is of another kind or version, `InternalError` (as the API server answers) if it does not fit
+/// `BadRequest` if the patch is of another kind or version, 500 without a reason (as the API server answers) if it does not fit
 /// the type, `Conflict` if it changes fields of other managers and `force` is not set.
 pub fn apply(write: &Write<'_>, live: Option<&Value>, patch: &Value, force: bool) -> Result<Value, ApiError> {
     check(write, patch)?;
@@ -77,7 +77,7 @@ fn check(write: &Write<'_>, patch: &Value) -> Result<(), ApiError> {
     };
     let name = |name: &str| metadata(name).and_then(Value::as_str).unwrap_or_default();
     let object = format!("{}/{}; {slashed}, Kind={kind}", name("namespace"), name("name"));
-    Err(failure(Reason::InternalError, format!("failed to create typed patch object ({object}): {problems}")))
+    Err(failure(Reason::Unknown, format!("failed to create typed patch object ({object}): {problems}")))
 }
 
 /// An object whose fields nobody owns yet belongs to this manager.

@@ -17,7 +17,7 @@ const ORDER: &str = "$setElementOrder/";
 /// `current` with the patch applied.
 ///
 /// # Errors
-/// `BadRequest` for kinds that are not built in and for malformed directives, `InternalError` (as the API server answers)
+/// `BadRequest` for kinds that are not built in and for malformed directives, 500 without a reason (as the API server answers)
 /// for patches that do not fit the type.
 pub fn strategic(kind: &GroupVersionKind, current: &Value, patch: &Value) -> Result<Value, ApiError> {
     let Some(shape) = Shape::builtin(&kind.group, &kind.version, &kind.kind) else {
@@ -40,7 +40,7 @@ fn bad(text: &str) -> ApiError {
 }
 
 fn misfit(text: String) -> ApiError {
-    failure(Reason::InternalError, text)
+    failure(Reason::Unknown, text)
 }
 
 fn merge_object(mut current: Object, mut patch: Object, view: View<'_>) -> Result<Object, ApiError> {

@@ -47,7 +47,8 @@ impl Accept {
         }
         listed.split(',').find_map(Self::one).ok_or_else(|| {
             let text = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, \
-                        application/vnd.kubernetes.protobuf";
+                        application/vnd.kubernetes.protobuf, application/json;stream=watch, \
+                        application/vnd.kubernetes.protobuf;stream=watch";
             let mut error = ApiError::new(Reason::NotAcceptable, text);
             error.details = json!({});
             error

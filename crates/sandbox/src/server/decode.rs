@@ -28,7 +28,7 @@ pub(crate) fn parse(call: &Call, kind: &str) -> Result<Value, ApiError> {
         _ => return Err(ApiError::unsupported_media_type(&MEDIA)),
     };
     let value = parsed.map_err(|why| {
-        let shown: String = String::from_utf8_lossy(body).chars().take(1024).collect();
+        let shown = summary(body);
         ApiError::bad_request(format!(
             "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({shown})"
         ))
@@ -41,7 +41,7 @@ pub(crate) fn parse(call: &Call, kind: &str) -> Result<Value, ApiError> {
             Value::Bool(_) => "bool",
             _ => return Ok(json!({})),
         };
-        let shown: String = String::from_utf8_lossy(body).chars().take(1024).collect();
+        let shown = summary(body);
         return Err(ApiError::bad_request(format!(
             "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: \
              json: cannot unmarshal {what} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; \
@@ -49,6 +49,19 @@ pub(crate) fn parse(call: &Call, kind: &str) -> Result<Value, ApiError> {
         )));
     }
     Ok(value)
+}
+
+/// The beginning of a body that could not be read: JSON objects as they are, anything else in hexadecimal.
+fn summary(body: &[u8]) -> String {
+    const SHOWN: usize = 1024;
+    let cut = body.get(..SHOWN);
+    let start = cut.unwrap_or(body);
+    let text = match start.first() {
+        None => return "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(start).into_owned(),
+        Some(_) => start.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    if cut.is_some() && body.len() > SHOWN { format!("{text} ...") } else { text }
 }
 
 /// Parses JSON; the error is Go's text.
@@ -130,20 +143,25 @@ fn mismatch(call: &Call, given_version: &str, given_kind: &str) -> String {
             if given_kind == resource.kind { "API version" } else { "kind" },
         );
     }
-    let version = given_version.rsplit('/').next().unwrap_or_default();
-    let short =
-        if resource.group.is_empty() { "core" } else { resource.group.split('.').next().unwrap_or("core") };
     let kind = if given_kind.is_empty() { &resource.kind } else { given_kind };
-    if given_kind != resource.kind && !given_kind.is_empty() {
-        return format!(
-            "{kind} in version {version:?} cannot be handled as a {0}: converting ({version}.{kind}) to ({short}.{0}): unknown conversion",
-            resource.kind
-        );
-    }
-    format!(
-        "the API version in the data ({given_version}) does not match the expected API version ({api_version})"
-    )
+    let given_version = if given_version.is_empty() { &api_version } else { given_version };
+    let version = given_version.rsplit('/').next().unwrap_or_default();
+    let (group, _) = given_version.rsplit_once('/').unwrap_or(("", version));
+    let served = |one: &crate::resource::Resource| {
+        !one.custom && one.group == group && one.kind == *kind && one.version(version).is_some()
+    };
+    let known = call.server.registry().all().iter().any(|one| served(one));
+    let why = if known {
+        let short = resource.group.split('.').next().filter(|short| !short.is_empty()).unwrap_or("core");
+        format!("converting ({version}.{kind}) to ({short}.{}): unknown conversion", resource.kind)
+    } else {
+        format!("no kind {kind:?} is registered for version {given_version:?} in scheme {SCHEME:?}")
+    };
+    format!("{kind} in version {version:?} cannot be handled as a {}: {why}", resource.kind)
 }
+
+/// Where the API server's errors say that the built-in kinds are registered.
+const SCHEME: &str = "pkg/runtime/scheme.go:110";
 
 /// A patch in JSON or YAML.
 pub(crate) fn patch_value(bytes: &[u8], yaml: bool) -> Result<Value, ApiError> {

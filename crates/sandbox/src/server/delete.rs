@@ -195,7 +195,8 @@ pub(crate) async fn delete(
             return Ok(match step {
                 Step::Wait => Deleted::Waiting(current),
                 Step::Mark(value) => Deleted::Waiting(Stored::as_is(value, current.rv)),
-                Step::Remove => Deleted::Gone(current),
+                Step::Remove(None) => Deleted::Gone(current),
+                Step::Remove(Some(value)) => Deleted::Gone(Stored::as_is(value, current.rv)),
             });
         }
         let (outcome, gone) = {
@@ -204,7 +205,7 @@ pub(crate) async fn delete(
                 Step::Wait => return Ok(Deleted::Waiting(current)),
                 Step::Mark(value) if value == current.value => return Ok(Deleted::Waiting(current)),
                 Step::Mark(value) => (store.replace(&call.table, key, current.rv, value), false),
-                Step::Remove => (store.remove(&call.table, key, current.rv, None), true),
+                Step::Remove(last) => (store.remove(&call.table, key, current.rv, last), true),
             }
         };
         match outcome {
@@ -253,8 +254,8 @@ enum Step {
     Wait,
     /// It becomes this and waits.
     Mark(Value),
-    /// It goes at once.
-    Remove,
+    /// It goes at once, with this as its last state if it is not the current one.
+    Remove(Option<Value>),
 }
 
 /// What a delete of an object in this state does.
@@ -285,10 +286,10 @@ fn next(call: &Call, current: &Value, options: &Options, instances: bool) -> Ste
     );
     if graceful {
         let seconds = value.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
-        return if held || seconds != Some(0) { Step::Mark(value) } else { Step::Remove };
+        return if held || seconds != Some(0) { Step::Mark(value) } else { Step::Remove(Some(value)) };
     }
     if !held {
-        return Step::Remove;
+        return Step::Remove(None);
     }
     if !object::is_deleting(current) {
         raise_generation(&mut value);

@@ -13,7 +13,7 @@ use super::route::{self, Query, RequestInfo, Route, Target, Verb};
 use super::storage::lock;
 use super::{Server, delete, read, sub, watch, write};
 use crate::builtin;
-use crate::error::ApiError;
+use crate::error::{ApiError, FieldError};
 use crate::resource::{Resource, Version};
 
 /// The largest body the server reads.
@@ -271,7 +271,7 @@ fn retry_after(response: &mut Response<Body>, error: &ApiError) {
 }
 
 async fn dispatch(call: &Arc<Call>) -> Result<Answer, ApiError> {
-    dry_run(call)?;
+    check_options(call)?;
     if call.subresource().is_some_and(|name| name != "status") {
         return sub::run(call).await;
     }
@@ -292,8 +292,8 @@ async fn dispatch(call: &Arc<Call>) -> Result<Answer, ApiError> {
     }
 }
 
-fn dry_run(call: &Call) -> Result<(), ApiError> {
-    use crate::error::FieldError;
+/// The options that all writes share.
+fn check_options(call: &Call) -> Result<(), ApiError> {
     let kind = match call.info.verb {
         Verb::Create => "CreateOptions",
         Verb::Update => "UpdateOptions",
@@ -301,7 +301,25 @@ fn dry_run(call: &Call) -> Result<(), ApiError> {
         Verb::Delete | Verb::DeleteCollection => "DeleteOptions",
         _ => return Ok(()),
     };
-    let Some(bad) = call.query.all("dryRun").find(|value| *value != "All") else { return Ok(()) };
-    let errors = [FieldError::not_supported("dryRun", &Value::from(vec![bad]), &["All"])];
+    let mut errors = Vec::new();
+    if let Some(bad) = call.query.all("dryRun").find(|value| *value != "All") {
+        errors.push(FieldError::not_supported("dryRun", &Value::from(vec![bad]), &["All"]));
+    }
+    let manager = call.query.get("fieldManager");
+    if manager.len() > 128 {
+        errors.push(FieldError::too_long("fieldManager", 128));
+    }
+    if let Some((at, bad)) = manager.char_indices().find(|(_, one)| one.is_control()) {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(bad));
+        errors.push(FieldError::invalid("fieldManager", &manager.into(), &why));
+    }
+    let validation = call.query.get("fieldValidation");
+    if !matches!(validation, "" | "Ignore" | "Strict" | "Warn") {
+        let known = ["", "Ignore", "Strict", "Warn"];
+        errors.push(FieldError::not_supported("fieldValidation", &validation.into(), &known));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
     Err(ApiError::invalid("meta.k8s.io", kind, "", &errors))
 }

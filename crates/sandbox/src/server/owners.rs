@@ -53,13 +53,14 @@ pub(crate) fn with_write<T>(call: &Call, with: impl FnOnce(&Write<'_>) -> T) -> 
     })
 }
 
-/// The request's `fieldManager`, or who asks, up to the first slash.
+/// The request's `fieldManager`; else its `User-Agent` (the in-process client's name without one) up to the first slash.
 fn manager(call: &Call) -> &str {
     let given = call.query.get("fieldManager");
     if !given.is_empty() {
         return given;
     }
-    let agent = call.info.client.split('/').next().unwrap_or_default();
+    let header = call.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
+    let agent = header.unwrap_or(&call.info.client).split('/').next().unwrap_or_default();
     if agent.is_empty() { "unknown" } else { agent }
 }
 

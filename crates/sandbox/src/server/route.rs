@@ -164,9 +164,9 @@ fn decode(part: &str) -> String {
 pub(crate) fn verb(method: &Method, target: &Target, query: &Query) -> Option<Verb> {
     let named = !target.name.is_empty();
     Some(match method.as_str() {
-        "GET" | "HEAD" if query.flag("watch") && target.subresource.is_empty() => Verb::Watch,
-        "GET" | "HEAD" if named => Verb::Get,
-        "GET" | "HEAD" => Verb::List,
+        "GET" if query.flag("watch") && !named => Verb::Watch,
+        "GET" if named => Verb::Get,
+        "GET" => Verb::List,
         "POST" => Verb::Create,
         "PUT" if named => Verb::Update,
         "PATCH" if named => Verb::Patch,

@@ -79,8 +79,8 @@ pub(crate) async fn create_object(
 /// The object's namespace is that of the request.
 fn check_namespace(call: &Call, value: &Value) -> Result<(), ApiError> {
     let given = object::namespace(value);
-    let wanted = if call.resource.namespaced { call.info.namespace.as_str() } else { "" };
-    if !given.is_empty() && given != wanted {
+    // What has no namespace may name one: it is dropped.
+    if call.resource.namespaced && !given.is_empty() && given != call.info.namespace {
         return Err(ApiError::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
@@ -134,7 +134,9 @@ pub(crate) async fn update(call: &Arc<Call>) -> Result<Answer, ApiError> {
 fn check_name(call: &Call, value: &Value) -> Result<(), ApiError> {
     let (given, wanted) = (object::name(value), call.info.name.as_str());
     if given.is_empty() {
-        return Err(ApiError::bad_request("name must be provided"));
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
+        )));
     }
     if given != wanted {
         return Err(ApiError::bad_request(format!(
@@ -221,9 +223,7 @@ fn check_version(call: &Call, old: &Value, new: &Value) -> Result<(), ApiError> 
         return Ok(());
     }
     if given.parse::<u64>().is_err() {
-        return Err(ApiError::unexplained(format!(
-            "resourceVersion: Invalid value: {given:?}: strconv.ParseUint: parsing {given:?}: invalid syntax"
-        )));
+        return Err(ApiError::unexplained(format!("strconv.ParseUint: parsing {given:?}: invalid syntax")));
     }
     Err(ApiError::conflict(&call.resource, &call.info.name, MODIFIED))
 }
@@ -253,7 +253,19 @@ fn check_uid(call: &Call, old: &Value, new: &Value) -> Result<(), ApiError> {
     if given.is_empty() || given == own {
         return Ok(());
     }
-    let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {own}");
+    if call.info.verb != Verb::Update {
+        let bad = FieldError::invalid("metadata.uid", &given.into(), "field is immutable");
+        return Err(ApiError::invalid_object(&call.resource, &call.info.name, &[bad.clone(), bad]));
+    }
+    // The key is the one that the object has in etcd.
+    let place = if call.resource.group.is_empty() { "" } else { &call.resource.group };
+    let slash = if call.resource.custom { format!("{place}/") } else { String::new() };
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: /registry/{slash}{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
+         Precondition failed: UID in precondition: {given}, UID in object meta: {own}",
+        call.resource.plural,
+        call.key()
+    );
     Err(ApiError::conflict(&call.resource, &call.info.name, &why))
 }
 
@@ -292,6 +304,7 @@ async fn apply(call: &Arc<Call>) -> Result<Answer, ApiError> {
         let mut new = owners::with_write(call, |write| patch::apply(write, live, &body, force))?;
         pipeline::decode_patched(call, &mut new)?;
         check_name(call, &new)?;
+        check_namespace(call, &new)?;
         Ok(new)
     };
     for _ in 0..TRIES {
@@ -304,7 +317,9 @@ async fn apply(call: &Arc<Call>) -> Result<Answer, ApiError> {
         } else if call.subresource().is_some() {
             return Err(call.not_found());
         } else {
-            match create_object(call, applied(None)?, true).await {
+            let mut new = applied(None)?;
+            object::set_meta(&mut new, "resourceVersion", Value::Null);
+            match create_object(call, new, true).await {
                 Err(error) if error.reason == Reason::AlreadyExists => {}
                 created => return read::answer(call, StatusCode::CREATED, created?).await,
             }
@@ -348,6 +363,7 @@ async fn patch_object(call: &Call) -> Result<Arc<Stored>, ApiError> {
         decode::check_kind(call, &mut new)?;
         pipeline::decode_patched(call, &mut new)?;
         check_name(call, &new)?;
+        check_namespace(call, &new)?;
         Ok(new)
     })
     .await

@@ -269,8 +269,11 @@ impl Target {
         let response = self.inner.client.send(self.request(call)).await.expect("an HTTP answer");
         let shown: Vec<&str> = path.split('&').filter(|part| !part.starts_with("resourceVersion=")).collect();
         self.note(&format!("### WATCH {} as {accept}\n=> {}", shown.join("&"), response.status().as_u16()));
-        let stream =
-            response.into_body().into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
+        let stream = response
+            .into_body()
+            .into_data_stream()
+            .map(|chunk| chunk.map_err(|error| error.to_string()))
+            .fuse();
         Watch { target: self.clone(), stream: stream.boxed(), buffer: String::new() }
     }
 
