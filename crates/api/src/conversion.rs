@@ -2,7 +2,27 @@
 
 use serde_json::Value;
 
-use crate::cloneset;
+use crate::{
+    V1ALPHA1, V1BETA1, cloneset, containerrecreaterequest, imagelistpulljob, imagepulljob, nodeimage,
+};
+
+/// Rewrites an object of one version as another.
+type Rewrite = fn(Value) -> Result<Value, ConversionError>;
+
+/// Every kind, with its way to v1beta1 and its way back; none where both versions have one shape.
+const KINDS: [(&str, Option<(Rewrite, Rewrite)>); 5] = [
+    (cloneset::KIND, Some((cloneset::conversion::to_v1beta1, cloneset::conversion::to_v1alpha1))),
+    (
+        containerrecreaterequest::KIND,
+        Some((
+            containerrecreaterequest::conversion::to_v1beta1,
+            containerrecreaterequest::conversion::to_v1alpha1,
+        )),
+    ),
+    (imagelistpulljob::KIND, None),
+    (imagepulljob::KIND, None),
+    (nodeimage::KIND, None),
+];
 
 /// Why an object could not be converted.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -31,17 +51,25 @@ pub fn convert(object: Value, desired_api_version: &str) -> Result<Value, Conver
     let (Some(from), Some(kind)) = (text("apiVersion"), text("kind")) else {
         return Err(ConversionError::NoType);
     };
-    if kind == cloneset::KIND {
-        match (from.as_str(), desired_api_version) {
-            (cloneset::V1ALPHA1, cloneset::V1BETA1) => return cloneset::conversion::to_v1beta1(object),
-            (cloneset::V1BETA1, cloneset::V1ALPHA1) => return cloneset::conversion::to_v1alpha1(object),
-            (cloneset::V1ALPHA1, cloneset::V1ALPHA1) | (cloneset::V1BETA1, cloneset::V1BETA1) => {
-                return Ok(object);
+    if let Some((_, ways)) = KINDS.iter().find(|(known, _)| *known == kind) {
+        match (from.as_str(), desired_api_version, ways) {
+            (V1ALPHA1, V1ALPHA1, _) | (V1BETA1, V1BETA1, _) => return Ok(object),
+            (V1ALPHA1, V1BETA1, Some((to_v1beta1, _))) => return to_v1beta1(object),
+            (V1BETA1, V1ALPHA1, Some((_, to_v1alpha1))) => return to_v1alpha1(object),
+            (V1ALPHA1, V1BETA1, None) | (V1BETA1, V1ALPHA1, None) => {
+                return Ok(renamed(object, desired_api_version));
             }
             _ => {}
         }
     }
     Err(ConversionError::Unsupported { kind, from, to: desired_api_version.to_owned() })
+}
+
+fn renamed(mut object: Value, api_version: &str) -> Value {
+    if let Some(field) = object.get_mut("apiVersion") {
+        *field = Value::from(api_version);
+    }
+    object
 }
 
 #[cfg(test)]
@@ -82,5 +110,18 @@ mod tests {
         assert_eq!(hub["spec"]["updateStrategy"]["type"], "RollingUpdate");
         let spoke = convert(hub, "apps.kruise.io/v1alpha1").unwrap();
         assert_eq!(spoke["spec"]["updateStrategy"]["type"], "ReCreate");
+    }
+
+    #[test]
+    fn kinds_of_one_shape_only_change_their_version() {
+        for kind in ["ImagePullJob", "ImageListPullJob", "NodeImage"] {
+            let object = json!({"apiVersion": "apps.kruise.io/v1alpha1", "kind": kind, "spec": {"x": [1]}});
+            let hub = convert(object.clone(), "apps.kruise.io/v1beta1").unwrap();
+            assert_eq!(
+                hub,
+                json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": kind, "spec": {"x": [1]}})
+            );
+            assert_eq!(convert(hub, "apps.kruise.io/v1alpha1").unwrap(), object);
+        }
     }
 }

@@ -129,3 +129,47 @@ pub const REASON_UPDATED: &str = "CloneSetUpdated";
 pub const ENV_CUSTOM_RESOURCE_ENABLE: &str = "CUSTOM_RESOURCE_ENABLE";
 /// Process environment: namespace the manager runs in.
 pub const ENV_POD_NAMESPACE: &str = "POD_NAMESPACE";
+
+/// ImagePullJob finalizer: its copies of Secrets are still referenced.
+pub const DELETION_PROTECTION_FINALIZER: &str = "apps.kruise.io/deletion-protection";
+/// NodeImage label: keeps the object although no such Node exists.
+pub const FAKE_NODE_IMAGE: &str = "apps.kruise.io/fake-nodeimage";
+/// Node label that, with value [`VIRTUAL_KUBELET`], says that no container runtime stands behind the node.
+pub const NODE_TYPE: &str = "type";
+/// Value of [`NODE_TYPE`] for virtual nodes.
+pub const VIRTUAL_KUBELET: &str = "virtual-kubelet";
+/// Annotation of a copied Secret: namespace and name of its source.
+pub const SECRET_SOURCE: &str = "imagepulljobs.kruise.io/source-key";
+/// Annotation of a copied Secret: the jobs that need it, separated by commas.
+pub const SECRET_REFERENCES: &str = "imagepulljobs.kruise.io/references";
+/// Annotation of a copied Secret: how it is shared.
+pub const SECRET_MODE: &str = "imagepulljobs.kruise.io/mode";
+/// The value of [`SECRET_MODE`] and of a NodeImage's `pullSecrets[].mode`.
+pub const SECRET_MODE_BATCH: &str = "batch";
+/// Annotation of every pull handed to the container runtime.
+pub const PULLING_IMAGE_BY: &str = "apps.kruise.io/pulling-image-by";
+/// The value of [`PULLING_IMAGE_BY`].
+pub const PULLING_IMAGE_BY_DAEMON: &str = "kruise-daemon";
+/// Process environment: namespace of copied Secrets.
+pub const ENV_DAEMON_CONFIG_NAMESPACE: &str = "KRUISE_DAEMON_CONFIG_NS";
+/// The namespace of copied Secrets when the environment names none.
+pub const DAEMON_CONFIG_NAMESPACE: &str = "kruise-daemon-config";
+/// Process environment: the node the agent runs on.
+pub const ENV_NODE_NAME: &str = "NODE_NAME";
+
+/// ContainerRecreateRequest label: UID of the pod.
+pub const CRR_POD_UID: &str = "crr.apps.kruise.io/pod-uid";
+/// ContainerRecreateRequest label: the pod's node.
+pub const CRR_NODE_NAME: &str = "crr.apps.kruise.io/node-name";
+/// ContainerRecreateRequest label: "true" until the request has ended.
+pub const CRR_ACTIVE: &str = "crr.apps.kruise.io/active";
+/// ContainerRecreateRequest finalizer: the pod was forced to be not ready. In v1alpha1 also an annotation: since when.
+pub const CRR_UNREADY_ACQUIRED: &str = "crr.apps.kruise.io/unready-acquired";
+/// ContainerRecreateRequest annotation of v1alpha1: what the manager sees of the containers' status, as JSON.
+pub const CRR_SYNC_CONTAINER_STATUSES: &str = "crr.apps.kruise.io/sync-container-statuses";
+/// ContainerRecreateRequest condition: the pod has been forced to be not ready.
+pub const CONDITION_PRE_RECREATE_GRACE: &str = "PreRecreateGrace";
+/// User agent of ContainerRecreateRequests in the message of [`KRUISE_POD_READY`].
+pub const READINESS_AGENT_CRR: &str = "ContainerRecreateRequest";
+/// Pod condition: the sidecars were asked to end after the main containers had.
+pub const CONDITION_SIDECAR_TERMINATED: &str = "SidecarTerminated";

@@ -20,3 +20,8 @@ fn raw_anything_schema() -> Schema {
     schema.insert("x-kubernetes-preserve-unknown-fields".to_owned(), Value::Bool(true));
     schema
 }
+
+/// Leaves out the default that a field absent in JSON gets in memory: the server must not write it.
+pub(crate) fn without_default(schema: &mut Schema) {
+    schema.remove("default");
+}
