@@ -239,8 +239,7 @@ fn nested(of: &str, bytes: &[u8]) -> Result<Value, String> {
         found.unwrap_or_default()
     };
     Ok(match of {
-        "meta.v1.Time" if bytes.is_empty() => Value::Null,
-        "meta.v1.MicroTime" if bytes.is_empty() => Value::Null,
+        "meta.v1.Time" | "meta.v1.MicroTime" if bytes.is_empty() => Value::Null,
         "meta.v1.Time" => time(number(1), 0).map_or(Value::Null, |at| Value::from(crate::object::time(at))),
         "meta.v1.MicroTime" => {
             let at = time(number(1), i32::try_from(number(2)).unwrap_or(0));
