@@ -1,5 +1,5 @@
 //! Simulated nodes and controllers on the embedded server: workloads come up, change and go as on a real cluster.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
 use std::time::Duration;
 

@@ -105,7 +105,7 @@ fn disrupted(
         let age = Duration::try_from(now.duration_since(at)).unwrap_or_default();
         let there = pods.iter().any(|pod| pod.name() == name && !pod.deleting());
         if there && age < PATIENCE {
-            let left = PATIENCE - age;
+            let left = PATIENCE.saturating_sub(age);
             wake = Some(wake.map_or(left, |wake| wake.min(left)));
             kept.insert(name, at);
         }
