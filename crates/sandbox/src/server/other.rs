@@ -37,6 +37,15 @@ impl Server {
             ["apis"] if aggregated => in_one(&discovery::aggregated_groups(&served)),
             ["api"] => Answer::ok(&discovery::api_versions(&host(parts))),
             ["apis"] => Answer::ok(&discovery::api_groups(&served)),
+            ["openapi", "v3"] => Answer::ok(&openapi::index(&served)),
+            ["openapi", "v3", rest @ ..] => Answer::Other(
+                StatusCode::OK,
+                "application/json",
+                openapi::document(&served, &rest.join("/"))?,
+            ),
+            ["apis", group] => Answer::ok(&discovery::api_group(&served, group)?),
+            ["api", version] => Answer::ok(&discovery::resource_list(&served, "", version)?),
+            ["apis", group, version] => Answer::ok(&discovery::resource_list(&served, group, version)?),
             _ => return None,
         })
     }

@@ -127,3 +127,18 @@ async fn a_snapshot_brings_everything_back() {
     assert_eq!(config_maps(&restored.client()).get("a").await.unwrap(), before);
     assert_eq!(restored.snapshot(), server.snapshot());
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_discovery_and_openapi_path_has_its_document() {
+    let client = server().client();
+    let read = async |path: &str| {
+        let request = http::Request::get(path).body(Vec::new()).unwrap();
+        client.request::<Value>(request).await.unwrap()
+    };
+    assert_eq!(read("/version").await["minor"], json!("34"));
+    assert_eq!(read("/apis/apps").await["kind"], json!("APIGroup"));
+    assert_eq!(read("/api/v1").await["groupVersion"], json!("v1"));
+    assert_eq!(read("/apis/apps/v1").await["groupVersion"], json!("apps/v1"));
+    assert!(read("/openapi/v3").await["paths"]["apis/apps/v1"].is_object());
+    assert!(read("/openapi/v3/apis/apps/v1").await["paths"].is_object());
+}
