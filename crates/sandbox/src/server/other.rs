@@ -31,7 +31,9 @@ impl Server {
         let aggregated = wants_aggregated(parts);
         Some(match path.as_slice() {
             [] => Answer::ok(&discovery::paths(&served)),
-            ["healthz" | "livez" | "readyz", ..] => Answer::text(StatusCode::OK, "ok"),
+            ["healthz" | "livez" | "readyz"] | ["healthz" | "livez" | "readyz", "ping"] => {
+                Answer::text(StatusCode::OK, "ok")
+            }
             ["version"] => Answer::ok(&discovery::version()),
             ["api"] if aggregated => in_one(&discovery::aggregated_core(&served)),
             ["apis"] if aggregated => in_one(&discovery::aggregated_groups(&served)),
