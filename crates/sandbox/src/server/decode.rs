@@ -59,7 +59,12 @@ fn summary(body: &[u8]) -> String {
     let text = match start.first() {
         None => return "<empty>".to_owned(),
         Some(b'{') => String::from_utf8_lossy(start).into_owned(),
-        Some(_) => start.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Some(_) => start.iter().fold(String::new(), |mut text, byte| {
+            text.extend(
+                [byte >> 4, byte & 15].iter().filter_map(|digit| char::from_digit(u32::from(*digit), 16)),
+            );
+            text
+        }),
     };
     if cut.is_some() && body.len() > SHOWN { format!("{text} ...") } else { text }
 }

@@ -15,6 +15,10 @@
     clippy::indexing_slicing,
     reason = "all of this is a test"
 )]
+#![allow(
+    clippy::pedantic,
+    reason = "cases read best with literals passed by value and text put together where it is needed"
+)]
 
 #[macro_use]
 mod harness;
