@@ -3,6 +3,7 @@
 //! The requests are made from a seed, which a failure prints. 20,000 of them by default; `FUZZ_SECONDS` lets it run for that
 //! long instead, and `FUZZ_SEED` begins with another seed.
 
+#![allow(clippy::format_push_string, reason = "a path is put together piece by piece")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
