@@ -438,7 +438,7 @@ impl Executor {
     /// Takes names off `podsToDelete`, only if the list is still the one that was read.
     async fn prune(&self, set: &SetView, names: &[String]) -> Result<(), ApplyError> {
         let listed = set
-            .set
+            .object
             .spec
             .scale_strategy
             .as_ref()

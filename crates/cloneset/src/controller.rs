@@ -144,7 +144,7 @@ pub fn wire(stores: &Stores, queue: &WorkQueue, context: &Arc<Context>) {
     let waker = queue.clone();
     stores.claims.subscribe(Box::new(move |change: &Change<StoredClaim>| {
         for claim in change.old.iter().chain(&change.new) {
-            for set in &claim.sets {
+            for set in claim.owners_of_kind("apps.kruise.io", "CloneSet") {
                 waker.add(ObjectKey::new(claim.key.namespace.clone(), set.clone()));
             }
         }
@@ -168,7 +168,7 @@ pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue,
 async fn round(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, ApplyError> {
     let stores = &context.stores;
     let Some(set) = stores.sets.get(&key) else { return Ok(Requeue::None) };
-    tracing::Span::current().record("generation", set.set.metadata.generation);
+    tracing::Span::current().record("generation", set.object.metadata.generation);
     let parsed = match observe::parse(&set) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -230,10 +230,10 @@ async fn ensure_revision(
     context: &Context,
 ) -> Result<(Arc<Revision>, Option<i32>), ApplyError> {
     let known = observe::revisions(set, selector, &context.stores);
-    let stored = set.set.status.as_ref().and_then(|status| status.collision_count);
+    let stored = set.object.status.as_ref().and_then(|status| status.collision_count);
     let first = stored.unwrap_or_default();
     for count in first..=first.saturating_add(MAX_COLLISIONS) {
-        let decision = revision::decide(&known, &set.set.spec.template, &set.key.name, count);
+        let decision = revision::decide(&known, &set.object.spec.template, &set.key.name, count);
         if let Some(revision) =
             context.executor.ensure_revision(set, decision, revision_annotations(set)).await?
         {
@@ -247,8 +247,8 @@ async fn ensure_revision(
 }
 
 fn revision_annotations(set: &SetView) -> BTreeMap<String, String> {
-    let mut annotations = set.set.metadata.annotations.clone().unwrap_or_default();
-    let claims = set.set.spec.volume_claim_templates.as_deref().unwrap_or_default();
+    let mut annotations = set.object.metadata.annotations.clone().unwrap_or_default();
+    let claims = set.object.spec.volume_claim_templates.as_deref().unwrap_or_default();
     annotations.insert(keys::VOLUME_CLAIM_TEMPLATE_HASH.to_owned(), revision::vct_hash(claims));
     annotations.insert(keys::REVISION_WRITER.to_owned(), REVISION_FORM.to_owned());
     annotations.remove(keys::REVISION_VOLUME_CLAIM_TEMPLATES);
@@ -264,7 +264,7 @@ async fn publish(
     wanted: &CloneSetStatus,
     context: &Context,
 ) -> Result<Option<Duration>, ApplyError> {
-    let old = set.set.status.as_ref();
+    let old = set.object.status.as_ref();
     if !status::needs_write(old, wanted) {
         return Ok(None);
     }

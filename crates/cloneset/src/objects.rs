@@ -32,7 +32,7 @@ pub fn claim_name(template: &str, set: &SetView, id: &str) -> String {
 /// The volumeClaimTemplates for a new pod: for one of an older revision (`kept`) those that revision came with, if it
 /// says, since its template mounts them; else those the set has now.
 pub fn claim_templates<'a>(set: &'a SetView, kept: Option<&Revision>) -> Cow<'a, [Value]> {
-    let now = || Cow::Borrowed(set.set.spec.volume_claim_templates.as_deref().unwrap_or_default());
+    let now = || Cow::Borrowed(set.object.spec.volume_claim_templates.as_deref().unwrap_or_default());
     let Some(revision) = kept else { return now() };
     match revision.annotations.get(keys::REVISION_VOLUME_CLAIM_TEMPLATES) {
         Some(json) => serde_json::from_str(json).map_or_else(|_| now(), Cow::Owned),
@@ -124,7 +124,7 @@ pub fn claims(set: &SetView, claims: &[Value], id: &str) -> Vec<Value> {
         .map(|(name, template)| {
             let meta = template.get("metadata").cloned().unwrap_or_default();
             let mut labels = map_at(&meta, "labels");
-            for (key, value) in set.set.spec.selector.match_labels.iter().flatten() {
+            for (key, value) in set.object.spec.selector.match_labels.iter().flatten() {
                 labels.insert(key.clone(), value.as_str().into());
             }
             labels.insert(keys::INSTANCE_ID.into(), id.into());

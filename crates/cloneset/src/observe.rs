@@ -27,11 +27,11 @@ pub struct Parsed {
 /// What is wrong with it: nothing can be done for the set until a user mends it.
 pub fn parse(set: &SetView) -> Result<Parsed, String> {
     let selector =
-        Selector::parse(&set.set.spec.selector).map_err(|error| format!("spec.selector: {error}"))?;
+        Selector::parse(&set.object.spec.selector).map_err(|error| format!("spec.selector: {error}"))?;
     if selector.is_empty() {
         return Err("spec.selector: empty selector is invalid for cloneset".to_owned());
     }
-    Ok(Parsed { settings: Settings::of(&set.set.spec), selector })
+    Ok(Parsed { settings: Settings::of(&set.object.spec), selector })
 }
 
 /// The set's revisions and those it selects that nobody controls, oldest first.
@@ -52,7 +52,7 @@ pub fn observe(
     now: Timestamp,
 ) -> Observed {
     let revisions = revisions(set, &parsed.selector, stores);
-    let status = set.set.status.clone().unwrap_or_default();
+    let status = set.object.status.clone().unwrap_or_default();
     let current_revision = revision::current(&revisions, status.current_revision.as_deref(), update_revision);
     let controlled = |pod: &Arc<PodView>| pod.controller().is_some_and(|owner| owner.uid == set.uid);
     let (active, others): (Vec<_>, Vec<_>) =
@@ -68,7 +68,7 @@ pub fn observe(
                 key: claim.key.clone(),
                 uid: claim.uid.clone(),
                 instance_id: claim.instance_id.clone(),
-                owned_by_set: claim.controller.as_ref() == Some(&set.uid),
+                owned_by_set: claim.controller() == Some(&set.uid),
                 terminating: claim.terminating,
             })
         })
@@ -84,8 +84,8 @@ pub fn observe(
     Observed {
         key: set.key.clone(),
         uid: set.uid.clone(),
-        generation: set.set.metadata.generation.unwrap_or_default(),
-        terminating: set.set.metadata.deletion_timestamp.is_some(),
+        generation: set.object.metadata.generation.unwrap_or_default(),
+        terminating: set.object.metadata.deletion_timestamp.is_some(),
         settings: parsed.settings.clone(),
         label_selector: parsed.selector.to_string(),
         pods,

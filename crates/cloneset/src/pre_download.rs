@@ -66,7 +66,7 @@ pub fn decide(
     if pre_download::is_decided(update) {
         return None;
     }
-    let strategy = set.set.spec.update_strategy.as_ref().and_then(|update| update.rolling_update.as_ref());
+    let strategy = set.object.spec.update_strategy.as_ref().and_then(|update| update.rolling_update.as_ref());
     let strategy = strategy.and_then(|rolling| rolling.in_place_update_strategy.clone()).unwrap_or_default();
     let fresh = seen.status.update_revision.as_deref() == Some(update.name());
     let ready = if fresh { seen.status.updated_ready_replicas } else { 0 };
@@ -82,7 +82,7 @@ pub fn decide(
         parallelism: strategy.image_pre_download_parallelism,
         timeout_seconds: strategy.image_pre_download_timeout_seconds,
     };
-    let jobs = pre_download::jobs(current, update, &set.set.spec.selector, &objects::owner(set), &pulling);
+    let jobs = pre_download::jobs(current, update, &set.object.spec.selector, &objects::owner(set), &pulling);
     Some(Step::Create { revision: Arc::clone(update), jobs })
 }
 
@@ -336,7 +336,7 @@ mod tests {
             uid: set.uid.clone(),
             generation: 1,
             terminating: false,
-            settings: Settings::of(&set.set.spec),
+            settings: Settings::of(&set.object.spec),
             label_selector: "app=web".to_owned(),
             pods: Vec::new(),
             unselected: Vec::new(),

@@ -55,11 +55,11 @@ fn first_round_at(stores: &Stores) -> Timestamp {
 fn first_round(stores: &Stores, set: &SetView) -> (Plan, bool) {
     let parsed = observe::parse(set).unwrap();
     let revisions = observe::revisions(set, &parsed.selector, stores);
-    let decision = revision::decide(&revisions, &set.set.spec.template, &set.key.name, 0);
+    let decision = revision::decide(&revisions, &set.object.spec.template, &set.key.name, 0);
     let Decision::Use(update) = decision else {
         panic!("{}: a revision would be written: {decision:?}", set.key)
     };
-    let mut stored = set.set.status.clone().unwrap();
+    let mut stored = set.object.status.clone().unwrap();
     assert_eq!(Some(update.name()), stored.update_revision.as_deref(), "{}", set.key);
     let seen = observe(set, &parsed, &update, stores, first_round_at(stores));
     let mut next = 0;

@@ -8,5 +8,5 @@ pub mod metrics;
 pub mod queue;
 pub mod serve;
 pub mod store;
-mod views;
+pub mod views;
 pub mod watches;
