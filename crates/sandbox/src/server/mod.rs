@@ -12,6 +12,7 @@ mod effects;
 mod evict;
 mod fault;
 mod handler;
+mod journal;
 mod listen;
 mod other;
 mod owners;

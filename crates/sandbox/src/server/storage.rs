@@ -11,6 +11,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::journal::Journal;
 use crate::object;
 
 /// Locks a mutex; a panic elsewhere while it was held does not matter here.
@@ -216,12 +217,14 @@ pub(crate) struct Store {
     limit: usize,
     /// Tables that did not exist when the history was last dropped start here.
     floor: u64,
+    /// Where changes are written down, if anywhere.
+    pub(crate) journal: Option<Journal>,
 }
 
 impl Store {
     /// An empty store that keeps `limit` changes of history per table.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { rv: 1, tables: HashMap::new(), limit: limit.max(1), floor: 0 }
+        Self { rv: 1, tables: HashMap::new(), limit: limit.max(1), floor: 0, journal: None }
     }
 
     /// The resourceVersion of the last change.
@@ -275,57 +278,66 @@ impl Store {
     }
 
     /// Adds an object.
-    pub(crate) fn insert(&mut self, table: &str, key: &str, value: Value) -> Result<Arc<Stored>, Refused> {
+    pub(crate) fn insert(&mut self, name: &str, key: &str, value: Value) -> Result<Arc<Stored>, Refused> {
         let (rv, limit) = (self.rv + 1, self.limit);
-        let table = self.table(table);
+        let table = self.table(name);
         if table.objects.contains_key(key) {
             return Err(Refused::Exists);
         }
         let (key, object): (Arc<str>, _) = (Arc::from(key), Stored::new(value, rv));
         table.objects.insert(Arc::clone(&key), Arc::clone(&object));
-        table.record(event(rv, EventKind::Added, key, Arc::clone(&object), None), limit);
+        table.record(event(rv, EventKind::Added, Arc::clone(&key), Arc::clone(&object), None), limit);
         self.rv = rv;
+        self.note(name, Some(&key), Some(&object));
         Ok(object)
     }
 
     /// Changes an object that is still in the state `seen`.
     pub(crate) fn replace(
         &mut self,
-        table: &str,
+        name: &str,
         key: &str,
         seen: u64,
         value: Value,
     ) -> Result<Arc<Stored>, Refused> {
         let (rv, limit) = (self.rv + 1, self.limit);
-        let table = self.table(table);
+        let table = self.table(name);
         let Some((known, slot)) = table.objects.get_key_value(key).filter(|(_, old)| old.rv == seen) else {
             return Err(Refused::Changed);
         };
         let (key, previous) = (Arc::clone(known), Arc::clone(slot));
         let object = Stored::new(value, rv);
         table.objects.insert(Arc::clone(&key), Arc::clone(&object));
-        table.record(event(rv, EventKind::Modified, key, Arc::clone(&object), Some(previous)), limit);
+        table.record(
+            event(rv, EventKind::Modified, Arc::clone(&key), Arc::clone(&object), Some(previous)),
+            limit,
+        );
         self.rv = rv;
+        self.note(name, Some(&key), Some(&object));
         Ok(object)
     }
 
     /// Removes an object that is still in the state `seen`; `last` is its last state if that is another one.
     pub(crate) fn remove(
         &mut self,
-        table: &str,
+        name: &str,
         key: &str,
         seen: u64,
         last: Option<Value>,
     ) -> Result<Arc<Stored>, Refused> {
         let (rv, limit) = (self.rv + 1, self.limit);
-        let table = self.table(table);
+        let table = self.table(name);
         if table.objects.get(key).is_none_or(|old| old.rv != seen) {
             return Err(Refused::Changed);
         }
         let Some((key, previous)) = table.objects.remove_entry(key) else { return Err(Refused::Changed) };
         let object = Stored::new(last.unwrap_or_else(|| previous.value.clone()), rv);
-        table.record(event(rv, EventKind::Deleted, key, Arc::clone(&object), Some(previous)), limit);
+        table.record(
+            event(rv, EventKind::Deleted, Arc::clone(&key), Arc::clone(&object), Some(previous)),
+            limit,
+        );
         self.rv = rv;
+        self.note(name, Some(&key), None);
         Ok(object)
     }
 
@@ -352,7 +364,18 @@ impl Store {
 
     /// Removes a table and ends its watches.
     pub(crate) fn drop_table(&mut self, table: &str) {
-        self.tables.remove(table);
+        if self.tables.remove(table).is_some() {
+            self.note(table, None, None);
+        }
+    }
+
+    /// Writes a change down, if that is wanted.
+    fn note(&mut self, table: &str, key: Option<&str>, object: Option<&Stored>) {
+        let rv = self.rv;
+        if let Some(journal) = &mut self.journal {
+            journal.note(rv, table, key, object.map(|object| &object.value));
+            self.fold_if_long();
+        }
     }
 
     /// Forgets the history: every older resourceVersion is expired from now on.
