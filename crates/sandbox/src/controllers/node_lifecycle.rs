@@ -59,9 +59,10 @@ pub(super) async fn control(hub: &Hub) {
         }
     }));
     tokio::join!(hub.nodes.ready(), hub.leases.ready(), hub.pods.ready());
+    let begun = hub.now();
     let nodes = work("node-lifecycle", &nodes, 4, |key| async move {
         match hub.nodes.get(&key) {
-            Some(node) => look_after(hub, &node).await,
+            Some(node) => look_after(hub, &node, begun).await,
             None => Ok(None),
         }
     });
@@ -84,12 +85,13 @@ fn ready(node: &Node) -> Option<&str> {
     Some(condition.status.as_str())
 }
 
-async fn look_after(hub: &Hub, node: &Node) -> kube::Result<Option<Duration>> {
+/// Puts a node right; it is missed from when it was last heard of, but not from before this controller listened.
+async fn look_after(hub: &Hub, node: &Node, begun: Timestamp) -> kube::Result<Option<Duration>> {
     let now = hub.now();
     let lease = hub.leases.get(&ObjectKey::new("kube-node-lease", node.name()));
     // Who never renewed a lease cannot be missed.
     let renewed = lease.and_then(|lease| lease.text("/spec/renewTime")?.parse::<Timestamp>().ok());
-    let silent = renewed.map(|renewed| now.duration_since(renewed));
+    let silent = renewed.map(|renewed| now.duration_since(renewed.max(begun)));
     let lost = silent.is_some_and(|silent| silent >= SILENCE);
     if lost && ready(node) != Some("Unknown") {
         let status = json!({"status": {"conditions": silent_conditions(now)}});
