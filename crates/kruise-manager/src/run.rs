@@ -35,6 +35,8 @@ const LINGER: Duration = Duration::from_secs(5);
 pub enum Webhooks {
     /// Over HTTPS, with certificates and configurations kept right.
     Serve(WebhookOptions),
+    /// The same on a listener that is bound already, whose port the options name; without lingering at the end.
+    ServeOn(WebhookOptions, TcpListener),
     /// By whoever takes the router; nothing is listened on and nothing is configured.
     HandOver(Box<dyn FnOnce(Router) + Send>),
 }
@@ -82,7 +84,14 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     let served = matches!(webhooks, Webhooks::Serve(_));
     let ready = match webhooks {
         Webhooks::Serve(options) => {
-            serve_webhooks(&mut tasks, admission, options, &parts, &servers_stop).await?
+            let port = options.port;
+            let listener = TcpListener::bind(("::", port))
+                .await
+                .with_context(|| format!("cannot listen on webhook port {port}"))?;
+            serve_webhooks(&mut tasks, admission, options, listener, &parts, &servers_stop)?
+        }
+        Webhooks::ServeOn(options, listener) => {
+            serve_webhooks(&mut tasks, admission, options, listener, &parts, &servers_stop)?
         }
         Webhooks::HandOver(take) => {
             take(admission);
@@ -135,17 +144,17 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
 }
 
 /// The HTTPS server and the loop that makes it known; the receiver is true while all is right.
-async fn serve_webhooks(
+fn serve_webhooks(
     tasks: &mut Tasks,
     admission: Router,
     mut options: WebhookOptions,
+    listener: TcpListener,
     parts: &Parts,
     stop: &watch::Receiver<bool>,
 ) -> anyhow::Result<watch::Receiver<bool>> {
     options.external_certs = parts.gates.enabled(Gate::EnableExternalCerts);
     let certificate = Arc::new(CertStore::new());
     let paths: Vec<String> = admission.routes.iter().map(|route| route.path.clone()).collect();
-    let port = options.port;
     let (sync, ready) = Syncer::new(
         parts.client.clone(),
         options,
@@ -155,9 +164,6 @@ async fn serve_webhooks(
     );
     let sync = sync.with_metrics(parts.metrics.registry())?;
     let server = Server::new(admission, certificate, parts.metrics.registry(), Limits::default())?;
-    let listener = TcpListener::bind(("::", port))
-        .await
-        .with_context(|| format!("cannot listen on webhook port {port}"))?;
     let (server_stop, sync_stop) = (stop.clone(), stop.clone());
     tasks.spawn(
         async move { ("webhook server", server.serve(listener, server_stop).await.map_err(Into::into)) },
