@@ -14,6 +14,7 @@ use kruise_manager::run::{self, Setup, Webhooks};
 use kruise_manager::selection::Selection;
 use kruise_runtime::metrics::Metrics;
 use kruise_sandbox::clock::WallClock;
+use kruise_sandbox::controllers;
 use kruise_sandbox::nodes::{Nodes, Settings};
 use kruise_sandbox::server::{Config, Server};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -34,7 +35,12 @@ pub struct Options {
     pub nodes: Settings,
     /// The manager's command line, without its name; leader election, health and metrics are off unless named.
     pub flags: Vec<String>,
+    /// How managers reach the API server; in-process unless a test comes in between.
+    pub dial: Dial,
 }
+
+/// Makes the client of a manager.
+pub type Dial = Arc<dyn Fn(&Server) -> Client + Send + Sync>;
 
 impl Options {
     /// `nodes` nodes on which everything happens at once, and a manager with default flags.
@@ -43,6 +49,7 @@ impl Options {
             server: Config { clock: Arc::clone(&clock), ..Config::default() },
             nodes: Settings::new(nodes, clock),
             flags: Vec::new(),
+            dial: Arc::new(|server| server.client_as(MANAGER)),
         }
     }
 }
@@ -53,6 +60,7 @@ pub struct Playground {
     nodes: Nodes,
     clock: WallClock,
     flags: Vec<String>,
+    dial: Dial,
     manager: Option<Manager>,
     tasks: JoinSet<&'static str>,
 }
@@ -75,15 +83,26 @@ impl Playground {
     /// # Errors
     /// A definition is refused or a flag is wrong.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let Options { server: config, nodes, flags } = options;
-        Self::start_on(Server::new(config), nodes, flags).await
+        let server = Server::new(options.server.clone());
+        Self::start_on(server, options).await
     }
 
     /// Starts everything around an API server that may hold objects already.
     ///
     /// # Errors
     /// A definition is refused or a flag is wrong.
-    pub async fn start_on(server: Server, settings: Settings, flags: Vec<String>) -> anyhow::Result<Self> {
+    pub async fn start_on(server: Server, options: Options) -> anyhow::Result<Self> {
+        let mut playground = Self::start_cluster(server, options).await?;
+        playground.restart_manager()?;
+        Ok(playground)
+    }
+
+    /// Starts everything but the manager.
+    ///
+    /// # Errors
+    /// A definition is refused.
+    pub async fn start_cluster(server: Server, options: Options) -> anyhow::Result<Self> {
+        let Options { nodes: settings, flags, dial, .. } = options;
         let clock = Arc::clone(&settings.clock);
         let client = server.client_as(CLUSTER);
         install_definitions(&client).await?;
@@ -94,9 +113,20 @@ impl Playground {
             simulated.run(std::future::pending()).await;
             "nodes"
         });
-        let mut playground = Self { server, nodes, clock, flags, manager: None, tasks };
-        playground.start_manager(Webhooks::HandOver(Box::new(drop)))?;
-        Ok(playground)
+        let (cluster, time) = (client.clone(), Arc::clone(&clock));
+        tasks.spawn(async move {
+            controllers::run(cluster, time, std::future::pending()).await;
+            "controllers"
+        });
+        Ok(Self { server, nodes, clock, flags, dial, manager: None, tasks })
+    }
+
+    /// Starts a manager whose webhooks nobody asks; a running one crashes.
+    ///
+    /// # Errors
+    /// A flag is wrong.
+    pub fn restart_manager(&mut self) -> anyhow::Result<()> {
+        self.start_manager(Webhooks::HandOver(Box::new(drop)))
     }
 
     /// Starts a manager; a running one crashes.
@@ -107,7 +137,7 @@ impl Playground {
         self.crash_manager();
         let setup = setup(&self.flags, webhooks, Arc::clone(&self.clock))?;
         let (stop, stopped) = oneshot::channel();
-        let client = self.server.client_as(MANAGER);
+        let client = (self.dial)(&self.server);
         let stopped = async {
             // A dropped sender is a crash, and aborts the task as well.
             if stopped.await.is_err() {
@@ -175,11 +205,13 @@ impl Playground {
 /// Creates or updates every CustomResourceDefinition of Kruise.
 async fn install_definitions(client: &Client) -> anyhow::Result<()> {
     let api = Api::all(client.clone());
-    for definition in kruise_api::crd::all() {
+    for mut definition in kruise_api::crd::all() {
         let name = definition.metadata.name.clone().unwrap_or_default();
         match api.create(&PostParams::default(), &definition).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 409 => {
+                // Where conversion is found is the manager's to say.
+                definition.spec.conversion = None;
                 api.patch(&name, &PatchParams::default(), &Patch::Merge(&definition)).await?;
             }
             Err(error) => return Err(error).with_context(|| format!("cannot create definition {name}")),
