@@ -1,5 +1,7 @@
 //! The API server as kube's client sees it.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "all of this is a test")]
+
 mod custom;
 mod faults;
 mod lists;

@@ -68,7 +68,7 @@ async fn an_object_comes_into_a_selection_and_leaves_it() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_watches_get_bookmarks_and_end_when_asked() {
-    let server = server_with(|config| config.bookmark_every = Duration::from_secs(60));
+    let server = server_with(|config| config.bookmark_every = Duration::from_mins(1));
     let api = config_maps(&server.client());
     let mut events = pin!(api.watch(&WatchParams::default().timeout(100), "0").await.unwrap());
     assert_eq!(next(&mut events).await, "BOOKMARK");
