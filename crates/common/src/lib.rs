@@ -4,6 +4,7 @@ pub mod budget;
 pub mod counts;
 pub mod gates;
 pub mod go_duration;
+pub mod image_ref;
 pub mod inplace;
 pub mod key;
 pub mod lifecycle;

@@ -64,6 +64,8 @@ impl EventType {
 pub struct Occurrence {
     /// Who says so.
     pub component: Arc<str>,
+    /// The node it says so from, if that matters.
+    pub host: Option<Arc<str>>,
     /// What it is about.
     pub object: ObjectReference,
     /// News or trouble.
@@ -193,7 +195,10 @@ impl Correlator {
             reason: Some(event.reason.clone()),
             message: Some(message),
             type_: Some(event.kind.as_str().to_owned()),
-            source: Some(EventSource { component: Some(event.component.to_string()), host: None }),
+            source: Some(EventSource {
+                component: Some(event.component.to_string()),
+                host: event.host.as_deref().map(str::to_owned),
+            }),
             reporting_component: Some(event.component.to_string()),
             first_timestamp: Some(Time(now)),
             last_timestamp: Some(Time(now)),
@@ -267,6 +272,7 @@ impl<V> Lru<V> {
 #[derive(Clone, Debug)]
 pub struct EventRecorder {
     component: Arc<str>,
+    host: Option<Arc<str>>,
     queue: mpsc::Sender<Occurrence>,
     dropped: Arc<AtomicU64>,
     homeless: Arc<AtomicU64>,
@@ -279,6 +285,7 @@ impl EventRecorder {
         let homeless = Arc::default();
         let recorder = Self {
             component: component.into(),
+            host: None,
             queue,
             dropped: Arc::default(),
             homeless: Arc::clone(&homeless),
@@ -292,10 +299,17 @@ impl EventRecorder {
         Self { component: component.into(), ..self.clone() }
     }
 
+    /// The same queue, with a node as `source.host`.
+    #[must_use]
+    pub fn on_host(&self, host: &str) -> Self {
+        Self { host: Some(host.into()), ..self.clone() }
+    }
+
     /// Records an event; when the queue is full it is dropped and counted.
     pub fn event(&self, object: ObjectReference, kind: EventType, reason: &str, message: &str) {
         let occurrence = Occurrence {
             component: Arc::clone(&self.component),
+            host: self.host.clone(),
             object,
             kind,
             reason: reason.to_owned(),
@@ -470,6 +484,7 @@ mod tests {
     fn event(name: &str, message: &str) -> Occurrence {
         Occurrence {
             component: "cloneset-controller".into(),
+            host: None,
             object: object(name),
             kind: EventType::Normal,
             reason: "SuccessfulCreate".into(),

@@ -1,0 +1,119 @@
+//! Finding the container runtimes of the node by their sockets.
+
+use std::path::{Path, PathBuf};
+
+use prometheus::HistogramVec;
+
+use super::Cri;
+
+/// Where the host's `/var/run` is mounted.
+pub const HOST_RUN: &str = "/hostvarrun";
+
+/// The sockets that runtimes listen on, below the host's `/var/run`, in the order they are preferred.
+const SOCKETS: [&str; 6] = [
+    "containerd.sock",
+    "containerd/containerd.sock",
+    "crio.sock",
+    "crio/crio.sock",
+    "cri-dockerd.sock",
+    "cri-dockerd/cri-dockerd.sock",
+];
+
+/// A runtime that answers.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// Its name, which is the scheme of its container IDs.
+    pub name: String,
+    /// Its client.
+    pub cri: Cri,
+}
+
+/// The runtimes of the node, never none; the first one pulls images.
+#[derive(Clone, Debug)]
+pub struct Runtimes(Vec<Runtime>);
+
+/// Why there is no runtime to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoverError {
+    /// No socket is there.
+    #[error("not found container runtime sock")]
+    NoSocket,
+    /// There are sockets, but nobody useful behind them.
+    #[error("no container runtime answers: {0}")]
+    Unusable(String),
+}
+
+impl Runtimes {
+    /// These, the first of which pulls images; none if there are none.
+    pub fn of(runtimes: Vec<Runtime>) -> Option<Self> {
+        (!runtimes.is_empty()).then_some(Self(runtimes))
+    }
+
+    /// The runtime that pulls images.
+    pub fn images(&self) -> Option<&Cri> {
+        self.0.first().map(|runtime| &runtime.cri)
+    }
+
+    /// The runtime of a container ID such as `containerd://…`, and the ID without that.
+    pub fn of_container<'a>(&self, id: &'a str) -> Option<(&Cri, &'a str)> {
+        let (scheme, id) = id.split_once("://")?;
+        let runtime = self.0.iter().find(|runtime| runtime.name == scheme)?;
+        Some((&runtime.cri, id))
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Runtime] {
+        &self.0
+    }
+}
+
+/// The sockets to try: the one named, or every known one that exists. A named one may be given below the mounted
+/// folder or with it.
+pub fn sockets(run: &Path, named: &str) -> Vec<PathBuf> {
+    if named.is_empty() {
+        return SOCKETS.iter().map(|socket| run.join(socket)).filter(|path| path.exists()).collect();
+    }
+    let named = Path::new(named);
+    let below = named.strip_prefix(run).or_else(|_| named.strip_prefix("/")).unwrap_or(named);
+    vec![run.join(below)].into_iter().filter(|path| path.exists()).collect()
+}
+
+/// The runtimes behind the sockets that answer as a runtime must. One whose name is `preferred`, as the node reports
+/// it, comes first.
+pub async fn discover(
+    sockets: Vec<PathBuf>,
+    preferred: Option<&str>,
+    seconds: &HistogramVec,
+) -> Result<Runtimes, DiscoverError> {
+    if sockets.is_empty() {
+        return Err(DiscoverError::NoSocket);
+    }
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
+    for socket in sockets {
+        let cri = Cri::new(&socket, seconds.clone());
+        match check(&cri).await {
+            Ok(name) => found.push(Runtime { name, cri }),
+            Err(fault) => {
+                tracing::warn!(socket = %socket.display(), fault, "a socket has no usable runtime");
+                faults.push(format!("{}: {fault}", socket.display()));
+            }
+        }
+    }
+    if let Some(at) = found.iter().position(|runtime| Some(&*runtime.name) == preferred) {
+        let runtime = found.remove(at);
+        found.insert(0, runtime);
+    }
+    Runtimes::of(found).ok_or_else(|| DiscoverError::Unusable(faults.join("; ")))
+}
+
+/// The name of a runtime that serves what is needed.
+async fn check(cri: &Cri) -> Result<String, String> {
+    cri.image_fs_info().await.map_err(|error| error.to_string())?;
+    let version = cri.version().await.map_err(|error| error.to_string())?;
+    let fields =
+        [&version.version, &version.runtime_name, &version.runtime_version, &version.runtime_api_version];
+    if fields.into_iter().any(String::is_empty) {
+        return Err("its version is incomplete".to_owned());
+    }
+    Ok(version.runtime_name)
+}

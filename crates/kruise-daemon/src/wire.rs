@@ -1,0 +1,85 @@
+//! Objects as the API server sends them, reduced to what the agent reads. Specs and states stay loose JSON until they
+//! are looked at one by one: an odd entry must not hide the others.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kruise_api::nodeimage::NodeImage;
+use kube::Resource;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Lends a wire type the name and place of the kind it stands for.
+macro_rules! stands_for {
+    ($wire:ty, $kind:ty) => {
+        impl Resource for $wire {
+            type DynamicType = ();
+            type Scope = <$kind as Resource>::Scope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                <$kind>::kind(&())
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                <$kind>::group(&())
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                <$kind>::version(&())
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                <$kind>::plural(&())
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+/// A NodeImage.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct NodeImageWire {
+    /// Metadata.
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    /// The images, loose.
+    #[serde(default)]
+    pub(crate) spec: Value,
+    /// Their states, loose.
+    #[serde(default)]
+    pub(crate) status: Value,
+}
+
+stands_for!(NodeImageWire, NodeImage);
+
+/// A Secret, which never shows its content.
+#[derive(Clone, Default, Deserialize)]
+pub(crate) struct SecretWire {
+    /// Metadata.
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    /// What the content is.
+    #[serde(rename = "type", default)]
+    pub(crate) kind: Option<String>,
+    /// The content, in base64.
+    #[serde(default)]
+    pub(crate) data: Option<BTreeMap<String, String>>,
+}
+
+impl fmt::Debug for SecretWire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretWire").field("name", &self.metadata.name).finish_non_exhaustive()
+    }
+}
+
+stands_for!(SecretWire, Secret);
