@@ -10,6 +10,7 @@ use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -87,6 +88,8 @@ pub(crate) struct Journal {
     written: u64,
     state_size: u64,
     folding: Arc<AtomicBool>,
+    /// The thread that folds, or has folded.
+    folder: Option<JoinHandle<()>>,
     failed: watch::Sender<Option<String>>,
     /// Held as long as the directory is in use.
     _lock: File,
@@ -124,6 +127,16 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    /// Waits until nobody writes to the directory any more, which the next to open it must not see happen.
+    fn drop(&mut self) {
+        if let Some(folder) = self.folder.take() {
+            // A thread that panicked has put no state in place: the journals still have everything.
+            let _ = folder.join();
+        }
+    }
+}
+
 impl Store {
     /// Folds a long journal into the state, on a thread of its own.
     pub(crate) fn fold_if_long(&mut self) {
@@ -140,12 +153,15 @@ impl Store {
         // Rough, and good enough to tell when to fold next.
         journal.state_size = journal.state_size.max(ENOUGH / 2);
         let objects = self.held();
-        std::thread::spawn(move || {
+        let folder = std::thread::spawn(move || {
             if let Err(error) = fold(&dir, number, rv, &objects) {
                 failed.send_replace(Some(error.to_string()));
             }
             folding.store(false, Ordering::Release);
         });
+        if let Some(journal) = &mut self.journal {
+            journal.folder = Some(folder);
+        }
     }
 
     fn held(&self) -> Vec<Held> {
@@ -191,6 +207,7 @@ impl Server {
                 written: 0,
                 state_size,
                 folding: Arc::default(),
+                folder: None,
                 failed: watch::Sender::new(None),
                 _lock: held,
             });
