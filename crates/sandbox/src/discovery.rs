@@ -24,10 +24,10 @@ pub fn version() -> Value {
         "minCompatibilityMajor": "1",
         "minCompatibilityMinor": "33",
         "gitVersion": "v1.34.4",
-        "gitCommit": "",
-        "gitTreeState": "",
+        "gitCommit": "none",
+        "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": "",
+        "goVersion": "none",
         "compiler": "rustc",
         "platform": format!("{}/{}", std::env::consts::OS, architecture()),
     })

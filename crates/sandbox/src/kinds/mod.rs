@@ -43,6 +43,14 @@ pub fn decode(resource: &Resource, version: &str, object: &mut Value) -> Result<
     wire::decode(resource, version, object)
 }
 
+/// Reads the metadata of a custom object as [`decode`] reads whole objects of built-in kinds.
+///
+/// # Errors
+/// The text of the API server's decoder when a value has another type than its field.
+pub fn decode_metadata(object: &mut Value) -> Result<Vec<String>, String> {
+    wire::decode_metadata(object)
+}
+
 /// Fills in the fields of a built-in kind that have a default.
 pub fn default(resource: &Resource, object: &mut Value) {
     if !resource.custom {

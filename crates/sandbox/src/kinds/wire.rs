@@ -42,6 +42,16 @@ pub(super) fn decode_kind(
     }
 }
 
+/// See [`super::decode_metadata`].
+pub(super) fn decode_metadata(object: &mut Value) -> Result<Vec<String>, String> {
+    const NAME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let types = Types::get();
+    let Some((id, meta)) = types.named(NAME).zip(object.get_mut("metadata")) else { return Ok(Vec::new()) };
+    let mut reader = Reader { types, path: Vec::new(), unknown: Vec::new() };
+    reader.read(id, meta, "")?;
+    Ok(reader.unknown.into_iter().map(|path| format!("metadata.{path}")).collect())
+}
+
 /// Brings an object that the server has changed into the API server's form again.
 pub(super) fn normalize(resource: &Resource, object: &mut Value) {
     let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or(&resource.storage);

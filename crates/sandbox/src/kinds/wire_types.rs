@@ -91,6 +91,11 @@ impl Types {
         self.kinds.get(&(group, version, kind)).copied()
     }
 
+    /// A type by its full name.
+    pub(super) fn named(&self, full_name: &str) -> Option<TypeId> {
+        self.named.get(full_name).copied()
+    }
+
     /// The full name of the structure of a kind.
     pub(super) fn kind_name(&self, group: &str, version: &str, kind: &str) -> Option<&'static str> {
         match self.all.get(self.kind(group, version, kind)?) {

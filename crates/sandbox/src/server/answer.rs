@@ -34,6 +34,8 @@ pub(crate) enum Form {
 pub(crate) struct Accept {
     pub(crate) form: Form,
     pub(crate) yaml: bool,
+    /// It asks for the metadata of a list, by name.
+    pub(crate) of_list: bool,
 }
 
 impl Accept {
@@ -43,9 +45,15 @@ impl Accept {
             headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
         let listed = listed.join(",");
         if listed.trim().is_empty() {
-            return Ok(Self { form: Form::Object, yaml: false });
+            return Ok(Self { form: Form::Object, yaml: false, of_list: false });
         }
         listed.split(',').find_map(Self::one).ok_or_else(|| {
+            let media = |range: &str| range.split(';').next().unwrap_or_default().trim().to_owned();
+            if listed.split(',').any(|range| Self::one(&media(range)).is_some()) {
+                let text = "only the following media types are accepted: application/json, application/yaml, \
+                            application/vnd.kubernetes.protobuf";
+                return ApiError::new(Reason::NotAcceptable, text);
+            }
             let text = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, \
                         application/vnd.kubernetes.protobuf, application/json;stream=watch, \
                         application/vnd.kubernetes.protobuf;stream=watch";
@@ -74,7 +82,33 @@ impl Accept {
         if find("stream").is_some_and(|stream| stream != "watch") {
             return None;
         }
-        Some(Self { form, yaml })
+        let of_list = find("as") == Some("PartialObjectMetadataList");
+        Some(Self { form, yaml, of_list })
+    }
+
+    /// Metadata are asked for by the name of what is answered: an object or a list.
+    pub(crate) fn fits(self, resource: &Resource, list: bool) -> Result<(), ApiError> {
+        if self.form != Form::Metadata || self.of_list == list {
+            return Ok(());
+        }
+        let package = match resource.group.split('.').next() {
+            _ if resource.custom => "unstructured",
+            None | Some("") => "core",
+            Some(short) => short,
+        };
+        let kind = match (resource.custom, list) {
+            (true, true) => "UnstructuredList",
+            (true, false) => "Unstructured",
+            (false, true) => &resource.list_kind,
+            (false, false) => &resource.kind,
+        };
+        let (asked, is) = if list {
+            ("PartialObjectMetadata", "a list")
+        } else {
+            ("PartialObjectMetadataList", "not a list")
+        };
+        let text = format!("you requested {asked}, but the requested object is {is} (*{package}.{kind})");
+        Err(ApiError::new(Reason::NotAcceptable, text))
     }
 }
 
@@ -144,6 +178,11 @@ impl Answer {
 
 fn whole(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The body of an answer to HEAD.
+pub(crate) fn empty() -> Body {
+    whole(Bytes::new())
 }
 
 /// Opens an object's JSON: `{"kind":…,"apiVersion":…` to be followed by the fields of its body.

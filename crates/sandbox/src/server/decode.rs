@@ -1,10 +1,11 @@
 //! Bodies of requests: JSON or YAML, and the kind they claim to be.
 
 use http::header;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::handler::Call;
-use super::protobuf;
+use super::storage::lock;
+use super::{json, protobuf};
 use crate::error::{ApiError, Reason};
 
 const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
@@ -20,7 +21,7 @@ pub(crate) fn media_type(call: &Call) -> &str {
 pub(crate) fn parse(call: &Call, kind: &str) -> Result<Value, ApiError> {
     let body = &call.body;
     let parsed = match media_type(call) {
-        "" | "application/json" | "*/*" => json_value(body),
+        "" | "application/json" | "*/*" => json_value(call, body),
         "application/yaml" => yaml_value(body),
         "application/vnd.kubernetes.protobuf" => {
             return protobuf::decode(body).map_err(ApiError::bad_request);
@@ -39,7 +40,7 @@ pub(crate) fn parse(call: &Call, kind: &str) -> Result<Value, ApiError> {
             Value::String(_) => "string",
             Value::Number(_) => "number",
             Value::Bool(_) => "bool",
-            _ => return Ok(json!({})),
+            _ => return Ok(Value::Object(serde_json::Map::new())),
         };
         let shown = summary(body);
         return Err(ApiError::bad_request(format!(
@@ -69,9 +70,13 @@ fn summary(body: &[u8]) -> String {
     if cut.is_some() && body.len() > SHOWN { format!("{text} ...") } else { text }
 }
 
-/// Parses JSON; the error is Go's text.
-pub(crate) fn json_value(bytes: &[u8]) -> Result<Value, String> {
-    serde_json::from_slice(bytes).map_err(|error| go_error(bytes, &error))
+/// Parses JSON; the error is Go's text. What is given twice is noted in the call.
+fn json_value(call: &Call, bytes: &[u8]) -> Result<Value, String> {
+    let (value, twice) = json::parse(bytes).map_err(|error| go_error(bytes, &error))?;
+    if !twice.is_empty() {
+        *lock(&call.twice) = twice;
+    }
+    Ok(value)
 }
 
 /// Parses YAML (of which JSON is a part).
@@ -150,27 +155,44 @@ fn mismatch(call: &Call, given_version: &str, given_kind: &str) -> String {
     }
     let kind = if given_kind.is_empty() { &resource.kind } else { given_kind };
     let given_version = if given_version.is_empty() { &api_version } else { given_version };
+    let short = resource.group.split('.').next().filter(|short| !short.is_empty()).unwrap_or("core");
+    not_handled(call, (given_version, kind), (short, &resource.kind))
+}
+
+/// A body posted to a subresource, whose kind is another than the resource's, is of that kind if it says one.
+pub(crate) fn check_posted(call: &Call, value: &Value, group: &str, kind: &str) -> Result<(), ApiError> {
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (version, given) = (text("apiVersion"), text("kind"));
+    let same_group = version.is_empty() || version.rsplit_once('/').map_or("", |(group, _)| group) == group;
+    if given.is_empty() || (given == kind && same_group) {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(not_handled(call, (version, given), (group, kind))))
+}
+
+/// Why a body of one kind cannot be taken for another, which is named with the short form of its group.
+fn not_handled(call: &Call, (given_version, kind): (&str, &str), (short, wanted): (&str, &str)) -> String {
     let version = given_version.rsplit('/').next().unwrap_or_default();
     let (group, _) = given_version.rsplit_once('/').unwrap_or(("", version));
     let served = |one: &crate::resource::Resource| {
-        !one.custom && one.group == group && one.kind == *kind && one.version(version).is_some()
+        !one.custom && one.group == group && one.kind == kind && one.version(version).is_some()
     };
     let known = call.server.registry().all().iter().any(|one| served(one));
     let why = if known {
-        let short = resource.group.split('.').next().filter(|short| !short.is_empty()).unwrap_or("core");
-        format!("converting ({version}.{kind}) to ({short}.{}): unknown conversion", resource.kind)
+        format!("converting ({version}.{kind}) to ({short}.{wanted}): unknown conversion")
     } else {
         format!("no kind {kind:?} is registered for version {given_version:?} in scheme {SCHEME:?}")
     };
-    format!("{kind} in version {version:?} cannot be handled as a {}: {why}", resource.kind)
+    format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}")
 }
 
 /// Where the API server's errors say that the built-in kinds are registered.
 const SCHEME: &str = "pkg/runtime/scheme.go:110";
 
 /// A patch in JSON or YAML.
-pub(crate) fn patch_value(bytes: &[u8], yaml: bool) -> Result<Value, ApiError> {
-    let parsed = if yaml { yaml_value(bytes) } else { json_value(bytes) };
+pub(crate) fn patch_value(call: &Call, yaml: bool) -> Result<Value, ApiError> {
+    let bytes = &call.body;
+    let parsed = if yaml { yaml_value(bytes) } else { json_value(call, bytes) };
     parsed.map_err(|why| {
         if yaml {
             ApiError::bad_request(format!("error decoding YAML: {why}"))

@@ -24,6 +24,8 @@ pub(crate) struct Options {
     pub(crate) propagation: Option<String>,
     pub(crate) orphan: Option<bool>,
     pub(crate) dry_run: bool,
+    /// What `dryRun` says in the body.
+    asked_dry_run: Vec<String>,
 }
 
 impl Options {
@@ -48,21 +50,25 @@ impl Options {
     /// From a `DeleteOptions` object.
     pub(crate) fn from_value(value: &Value) -> Self {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let dry_run = value.get("dryRun").and_then(Value::as_array).into_iter().flatten();
+        let asked_dry_run: Vec<String> = dry_run.filter_map(Value::as_str).map(str::to_owned).collect();
         Self {
             grace: value.get("gracePeriodSeconds").and_then(Value::as_i64),
             uid: text("/preconditions/uid"),
             resource_version: text("/preconditions/resourceVersion"),
             propagation: text("/propagationPolicy"),
             orphan: value.get("orphanDependents").and_then(Value::as_bool),
-            dry_run: value
-                .get("dryRun")
-                .and_then(Value::as_array)
-                .is_some_and(|list| list.iter().any(|one| one == "All")),
+            dry_run: asked_dry_run.iter().any(|one| one == "All"),
+            asked_dry_run,
         }
     }
 
     fn check(&self) -> Result<(), ApiError> {
         let mut errors = Vec::new();
+        if self.asked_dry_run.iter().any(|one| one != "All") {
+            let given = Value::from(self.asked_dry_run.clone());
+            errors.push(FieldError::not_supported("dryRun", &given, &["All"]));
+        }
         if let Some(policy) = &self.propagation {
             if self.orphan.is_some() {
                 let why = "orphanDependents and deletionPropagation cannot be both set";

@@ -23,6 +23,7 @@ const BUDGETS: &str = "poddisruptionbudgets.policy";
 /// POST to `pods/{name}/eviction`.
 pub(crate) async fn evict(call: &Arc<Call>) -> Result<Answer, ApiError> {
     let eviction = decode::parse(call, "Eviction")?;
+    decode::check_posted(call, &eviction, "policy", "Eviction")?;
     if object::name(&eviction) != call.info.name {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }

@@ -11,7 +11,7 @@ use super::answer::{Accept, Answer, Body, BodyError};
 use super::fault::Fate;
 use super::route::{self, Query, RequestInfo, Route, Target, Verb};
 use super::storage::lock;
-use super::{Server, delete, read, sub, watch, write};
+use super::{Server, answer, delete, read, sub, watch, write};
 use crate::builtin;
 use crate::error::{ApiError, FieldError};
 use crate::resource::{Resource, Version};
@@ -34,6 +34,8 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     pub(crate) accept: Accept,
     pub(crate) warnings: Mutex<Vec<String>>,
+    /// Paths of fields that the body gives more than once.
+    pub(crate) twice: Mutex<Vec<String>>,
 }
 
 impl Call {
@@ -73,7 +75,8 @@ impl Call {
             headers: self.headers.clone(),
             body: self.body.clone(),
             accept: self.accept,
-            warnings: Mutex::new(Vec::new()),
+            warnings: Mutex::default(),
+            twice: Mutex::default(),
         }
     }
 
@@ -99,6 +102,17 @@ impl Server {
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
+        let headers_only = request.method() == http::Method::HEAD;
+        let response = self.whole(name, request).await?;
+        Ok(if headers_only { response.map(|_| answer::empty()) } else { response })
+    }
+
+    /// The answer with its body, which a client may not have asked for.
+    async fn whole<B>(&self, name: Option<Arc<str>>, request: Request<B>) -> Result<Response<Body>, BodyError>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
         let (parts, body) = request.into_parts();
         let accept = Accept::parse(&parts.headers);
         let target = match route::route(parts.uri.path()) {
@@ -111,6 +125,9 @@ impl Server {
         let (resource, verb) = match self.find(&parts.method, &target, &query) {
             Ok(found) => found,
             Err(Missing::Group) => {
+                return Ok(Answer::text(StatusCode::NOT_FOUND, "404 page not found\n").response(None, &[]));
+            }
+            Err(Missing::Resource) if self.is_custom_group(&target.group) => {
                 return Ok(Answer::text(StatusCode::NOT_FOUND, "404 page not found\n").response(None, &[]));
             }
             Err(Missing::Resource) => return refuse(&ApiError::unknown_path()),
@@ -153,7 +170,8 @@ impl Server {
             headers: parts.headers,
             body,
             accept,
-            warnings: Mutex::new(Vec::new()),
+            warnings: Mutex::default(),
+            twice: Mutex::default(),
         });
         let outcome = dispatch(&call).await;
         self.count(&call.info);
@@ -212,6 +230,11 @@ impl Server {
             }
         }
         Ok((resource, verb))
+    }
+
+    /// The group is that of a CustomResourceDefinition: its unknown paths are nobody's.
+    fn is_custom_group(&self, group: &str) -> bool {
+        self.registry().is_custom_group(group)
     }
 
     fn info(

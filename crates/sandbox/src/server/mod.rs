@@ -13,6 +13,7 @@ mod evict;
 mod fault;
 mod handler;
 mod journal;
+mod json;
 mod listen;
 mod other;
 mod owners;

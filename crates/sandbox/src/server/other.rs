@@ -16,13 +16,27 @@ impl Server {
     /// Answers what is not a resource.
     pub(crate) fn other(&self, parts: &Parts) -> Response<Body> {
         let accept = Accept::parse(&parts.headers).ok();
-        if parts.method != http::Method::GET && parts.method != http::Method::HEAD {
-            return Answer::error(&ApiError::method_not_allowed()).response(accept, &[]);
-        }
-        let answer = self
-            .document(parts)
-            .unwrap_or_else(|| Answer::text(StatusCode::NOT_FOUND, "404 page not found\n"));
+        let read = matches!(parts.method, http::Method::GET | http::Method::HEAD);
+        let answer = match self.document(parts) {
+            Some(_) if !read => Answer::error(&ApiError::method_not_allowed()),
+            Some(document) => document,
+            None if self.is_version_of_known_group(parts) => Answer::error(&ApiError::unknown_path()),
+            None => Answer::text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        };
         answer.response(accept, &[])
+    }
+
+    /// The path names a version, though not one that is served, of a built-in group.
+    fn is_version_of_known_group(&self, parts: &Parts) -> bool {
+        let path: Vec<&str> = parts.uri.path().split('/').filter(|part| !part.is_empty()).collect();
+        match path.as_slice() {
+            ["api", _] => true,
+            ["apis", group, _] => {
+                let registry = self.registry();
+                registry.has_group(group) && !registry.is_custom_group(group)
+            }
+            _ => false,
+        }
     }
 
     fn document(&self, parts: &Parts) -> Option<Answer> {

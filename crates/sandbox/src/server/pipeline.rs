@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::admit::{self, Question};
 use super::handler::Call;
 use super::owners;
+use super::storage::lock;
 use crate::admission::{self, Operation};
 use crate::error::{ApiError, FieldError};
 use crate::schema::Structural;
@@ -69,17 +70,25 @@ fn remove_unknown(call: &Call, value: &mut Value) -> Result<Vec<String>, ApiErro
         return kinds::decode(&call.resource, &call.info.version, value);
     }
     let Some(schema) = structural(call) else { return Ok(Vec::new()) };
-    let unknown = schema.prune(value);
+    let mut unknown = kinds::decode_metadata(value).map_err(|why| {
+        let (kind, version) = (&call.resource.kind, &call.info.version);
+        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+    })?;
+    unknown.extend(schema.prune(value));
+    unknown.sort();
     schema.default(value);
     Ok(unknown)
 }
 
-/// The error for unknown fields, if they are one; otherwise they are warned of.
+/// The error for unknown and repeated fields, if they are one; otherwise they are warned of.
 fn strict_error(call: &Call, unknown: &[String]) -> Option<String> {
-    if unknown.is_empty() {
+    let twice = lock(&call.twice);
+    if unknown.is_empty() && twice.is_empty() {
         return None;
     }
-    let texts: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+    let twice = twice.iter().map(|path| format!("duplicate field {path:?}"));
+    let texts: Vec<String> =
+        twice.chain(unknown.iter().map(|path| format!("unknown field {path:?}"))).collect();
     match strictness(call) {
         "Strict" => Some(format!("strict decoding error: {}", texts.join(", "))),
         "Warn" => {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, URL_SAFE_NO_PAD};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -64,6 +65,16 @@ pub(crate) fn version_parameter(text: &str) -> Result<Option<u64>, ApiError> {
     })
 }
 
+/// The same of a get or a watch, where a version that is no number is an error nobody expected.
+pub(crate) fn version_awaited(text: &str) -> Result<Option<u64>, ApiError> {
+    let bad = || {
+        ApiError::unexplained(format!(
+            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
+    };
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| bad()) }
+}
+
 /// A whole number in the query.
 pub(crate) fn number_parameter(call: &Call, key: &str) -> Result<Option<i64>, ApiError> {
     let text = call.query.get(key);
@@ -81,6 +92,7 @@ pub(crate) async fn answer(call: &Call, status: StatusCode, stored: Arc<Stored>)
     if call.accept.form == Form::Table {
         return Ok(Answer::with(status, &render::table(call, &[stored], None)?));
     }
+    call.accept.fits(&call.resource, false)?;
     let mut out = Vec::new();
     write_object(&call.resource, &call.info.version, call.accept.form, &stored, &mut out);
     Ok(Answer::Json(status, out.into()))
@@ -90,8 +102,7 @@ pub(crate) async fn answer(call: &Call, status: StatusCode, stored: Arc<Stored>)
 pub(crate) async fn get(call: &Call) -> Result<Answer, ApiError> {
     let found = {
         let store = lock(&call.server.0.store);
-        if let Some(asked) =
-            version_parameter(call.query.get("resourceVersion"))?.filter(|rv| *rv > store.rv())
+        if let Some(asked) = version_awaited(call.query.get("resourceVersion"))?.filter(|rv| *rv > store.rv())
         {
             return Err(ApiError::too_large_version(asked, store.rv()));
         }
@@ -125,6 +136,10 @@ pub(crate) async fn list(call: &Call) -> Result<Answer, ApiError> {
     let found = find(call, &selection, &page)?;
     let items = convert::shown(call, found.items).await?;
     let mut meta = Map::new();
+    if call.resource.custom {
+        // Lists of custom objects are not made from a structure that could leave it out.
+        meta.insert("continue".to_owned(), Value::from(""));
+    }
     meta.insert("resourceVersion".to_owned(), Value::from(found.rv.to_string()));
     if let Some(last) = &found.next {
         meta.insert("continue".to_owned(), Value::from(token(found.rv, last)));
@@ -136,6 +151,7 @@ pub(crate) async fn list(call: &Call) -> Result<Answer, ApiError> {
     if call.accept.form == Form::Table {
         return Ok(Answer::ok(&render::table(call, &items, Some(&meta))?));
     }
+    call.accept.fits(&call.resource, true)?;
     let body = write_list(&call.resource, &call.info.version, call.accept.form, &meta, &items);
     Ok(Answer::Json(StatusCode::OK, body))
 }
@@ -199,17 +215,21 @@ fn token(rv: u64, last: &str) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
+/// Reads tokens as the API server does, which overlooks bits that belong to no byte.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
+
 fn read_token(text: &str) -> Result<(i64, String), ApiError> {
     let bad = |why: &str| {
         ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
     };
-    let bytes = URL_SAFE_NO_PAD
+    let bytes = LENIENT
         .decode(text.trim_end_matches('='))
         .map_err(|error| bad(&format!("illegal base64 data at input byte: {error}")))?;
     let value: Value = serde_json::from_slice(&bytes)
         .map_err(|_| bad(&format!("invalid character {:?} looking for beginning of value", lead(&bytes))))?;
-    if value.get("v").and_then(Value::as_str) != Some("meta.k8s.io/v1") {
-        return Err(bad("server does not recognize this encoded version"));
+    let version = value.get("v").and_then(Value::as_str).unwrap_or_default();
+    if version != "meta.k8s.io/v1" {
+        return Err(bad(&format!("server does not recognize this encoded version {version}")));
     }
     let rv = value.get("rv").and_then(Value::as_i64).unwrap_or(0);
     let start = value.get("start").and_then(Value::as_str).unwrap_or_default();

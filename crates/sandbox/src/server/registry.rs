@@ -40,6 +40,11 @@ impl Registry {
         builtin().listed.iter().any(is) || self.custom.values().any(is)
     }
 
+    /// Only CustomResourceDefinitions serve something of the group.
+    pub(crate) fn is_custom_group(&self, group: &str) -> bool {
+        self.has_group(group) && builtin().listed.iter().all(|resource| resource.group != group)
+    }
+
     /// Built-in resources first, then custom ones by group and name.
     pub(crate) fn all(&self) -> Vec<Arc<Resource>> {
         let mut custom: Vec<Arc<Resource>> = self.custom.values().cloned().collect();

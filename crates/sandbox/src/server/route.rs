@@ -121,6 +121,8 @@ pub(crate) struct Target {
     pub(crate) resource: String,
     pub(crate) name: String,
     pub(crate) subresource: String,
+    /// The path itself asks for a watch: `/api/v1/watch/…`.
+    pub(crate) watch: bool,
 }
 
 /// Reads a path.
@@ -133,6 +135,13 @@ pub(crate) fn route(path: &str) -> Route {
         _ => return Route::Other,
     };
     let mut target = Target { group: group.to_owned(), version: version.to_owned(), ..Target::default() };
+    let rest = match rest {
+        ["watch", rest @ ..] if !rest.is_empty() => {
+            target.watch = true;
+            rest
+        }
+        rest => rest,
+    };
     let rest = match rest {
         [] => return Route::Other,
         ["namespaces", namespace, rest @ ..]
@@ -164,6 +173,8 @@ fn decode(part: &str) -> String {
 pub(crate) fn verb(method: &Method, target: &Target, query: &Query) -> Option<Verb> {
     let named = !target.name.is_empty();
     Some(match method.as_str() {
+        "GET" if target.watch => Verb::Watch,
+        _ if target.watch => return None,
         "GET" if query.flag("watch") && !named => Verb::Watch,
         "GET" if named => Verb::Get,
         "GET" => Verb::List,

@@ -158,8 +158,8 @@ impl Parser {
         let test = match self.next() {
             Some(Token::Sign("=" | "==")) => Test::In(vec![self.exact()?]),
             Some(Token::Sign("!=")) => Test::NotIn(vec![self.exact()?]),
-            Some(Token::Sign(">")) => Test::Greater(self.bound(&key)?),
-            Some(Token::Sign("<")) => Test::Less(self.bound(&key)?),
+            Some(Token::Sign(">")) => Test::Greater(self.bound()?),
+            Some(Token::Sign("<")) => Test::Less(self.bound()?),
             Some(Token::Word(word)) if word == "in" => Test::In(self.values()?),
             Some(Token::Word(word)) if word == "notin" => Test::NotIn(self.values()?),
             other => {
@@ -189,10 +189,12 @@ impl Parser {
         }
     }
 
-    fn bound(&mut self, key: &str) -> Result<i64, String> {
+    fn bound(&mut self) -> Result<i64, String> {
         let value = self.exact()?;
         value.parse().map_err(|_| {
-            format!("values[0][{key}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer")
+            format!(
+                "values[0]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer"
+            )
         })
     }
 
@@ -201,31 +203,49 @@ impl Parser {
         if open != Some(Token::Sign("(")) {
             return Err(format!("found '{}' expected: '('", Self::text(open.as_ref())));
         }
-        if self.peek() == Some(&Token::Sign(")")) {
-            let why = "for 'in', 'notin' operators, values set can't be empty";
-            return Err(format!("values: Invalid value: []: {why}"));
-        }
-        let mut values = vec![String::new()];
-        loop {
-            match self.next() {
-                Some(Token::Word(word)) => {
-                    if let Some(last) = values.last_mut() {
-                        *last = word;
-                    }
-                }
-                Some(Token::Sign(",")) => values.push(String::new()),
-                Some(Token::Sign(")")) => break,
-                other => {
-                    return Err(format!(
-                        "found '{}', expected: ',', ')' or identifier",
-                        Self::text(other.as_ref())
-                    ));
-                }
+        match self.peek() {
+            Some(Token::Sign(")")) => {
+                self.at += 1;
+                return Ok(vec![String::new()]);
             }
+            Some(Token::Word(_) | Token::Sign(",")) => {}
+            other => return Err(format!("found '{}', expected: ',', ')' or identifier", Self::text(other))),
         }
+        let mut values = self.identifiers()?;
         values.sort();
         values.dedup();
         Ok(values)
+    }
+
+    /// Values between commas up to the closing parenthesis; nothing between two of them is the empty value.
+    fn identifiers(&mut self) -> Result<Vec<String>, String> {
+        let mut values = Vec::new();
+        let mut due = true;
+        loop {
+            match self.next() {
+                Some(Token::Word(word)) if due => {
+                    values.push(word);
+                    due = false;
+                }
+                Some(Token::Sign(",")) => {
+                    if due {
+                        values.push(String::new());
+                    }
+                    due = true;
+                }
+                Some(Token::Sign(")")) => {
+                    if due {
+                        values.push(String::new());
+                    }
+                    return Ok(values);
+                }
+                other => {
+                    let found = Self::text(other.as_ref());
+                    let expected = if due { "',', or identifier" } else { "',' or ')'" };
+                    return Err(format!("found '{found}', expected: {expected}"));
+                }
+            }
+        }
     }
 }
 

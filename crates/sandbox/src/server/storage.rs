@@ -209,6 +209,9 @@ pub(crate) enum Refused {
     Changed,
 }
 
+/// The resourceVersion of an empty server: some that clients make up, like 1, are older than its history.
+const FIRST: u64 = 100;
+
 /// All objects of a server.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -224,7 +227,7 @@ pub(crate) struct Store {
 impl Store {
     /// An empty store that keeps `limit` changes of history per table.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { rv: 1, tables: HashMap::new(), limit: limit.max(1), floor: 0, journal: None }
+        Self { rv: FIRST, tables: HashMap::new(), limit: limit.max(1), floor: FIRST, journal: None }
     }
 
     /// The resourceVersion of the last change.
@@ -317,7 +320,8 @@ impl Store {
         Ok(object)
     }
 
-    /// Removes an object that is still in the state `seen`; `last` is its last state if that is another one.
+    /// Removes an object that is still in the state `seen`. `last` is what the caller is told of it, if that is not the
+    /// state that was stored; watchers are told the stored one.
     pub(crate) fn remove(
         &mut self,
         name: &str,
@@ -331,11 +335,9 @@ impl Store {
             return Err(Refused::Changed);
         }
         let Some((key, previous)) = table.objects.remove_entry(key) else { return Err(Refused::Changed) };
-        let object = Stored::new(last.unwrap_or_else(|| previous.value.clone()), rv);
-        table.record(
-            event(rv, EventKind::Deleted, Arc::clone(&key), Arc::clone(&object), Some(previous)),
-            limit,
-        );
+        let shown = Stored::new(previous.value.clone(), rv);
+        let object = last.map_or_else(|| Arc::clone(&shown), |last| Stored::new(last, rv));
+        table.record(event(rv, EventKind::Deleted, Arc::clone(&key), shown, Some(previous)), limit);
         self.rv = rv;
         self.note(name, Some(&key), None);
         Ok(object)
@@ -468,7 +470,7 @@ mod tests {
     #[test]
     fn history_is_dropped_but_not_before_a_reader_has_seen_it() {
         let mut store = Store::new(4);
-        let cursor = store.follow("t", 1).unwrap();
+        let cursor = store.follow("t", FIRST).unwrap();
         for number in 0..20 {
             store.insert("t", &format!("{number:02}"), json!({})).unwrap();
         }
@@ -477,7 +479,7 @@ mod tests {
         for number in 20..40 {
             store.insert("t", &format!("{number:02}"), json!({})).unwrap();
         }
-        assert!(store.follow("t", 1).is_err(), "what the reader has seen may go");
+        assert!(store.follow("t", FIRST).is_err(), "what the reader has seen may go");
         drop(cursor);
         store.insert("t", "99", json!({})).unwrap();
         assert!(store.at("t", store.rv() - 20).is_none());

@@ -151,7 +151,7 @@ async fn scale_change(call: &Call) -> Result<Answer, ApiError> {
     let media = decode::media_type(call).to_owned();
     let body = match call.info.verb {
         Verb::Update => decode::parse(call, "Scale")?,
-        _ => decode::patch_value(&call.body, false)?,
+        _ => decode::patch_value(call, false)?,
     };
     let paths = ScalePaths::of(call);
     let stored = change(call, Rules::Of(Some("scale")), |old| {
@@ -208,6 +208,10 @@ fn rescaled(call: &Call, paths: &ScalePaths, old: &Value, asked: &Value) -> Resu
 /// A pod comes to its node.
 async fn bind(call: &Call) -> Result<Answer, ApiError> {
     let binding = decode::parse(call, "Binding")?;
+    let name = object::name(&binding);
+    if !name.is_empty() && name != call.info.name {
+        return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
+    }
     if lock(&call.server.0.store).get(&call.table, &call.key()).is_none() {
         return Err(call.not_found());
     }
@@ -222,12 +226,20 @@ pub(crate) fn typed(mut body: Value, api_version: &str, kind: &str) -> Value {
     body
 }
 
+/// What is wrong with the target of a Binding.
+fn wrong_target(kind: &str, name: &str) -> Option<FieldError> {
+    if !matches!(kind, "" | "Node") {
+        return Some(FieldError::not_supported("target.kind", &kind.into(), &["Node", "<empty>"]));
+    }
+    name.is_empty().then(|| FieldError::required("target.name", ""))
+}
+
 /// Carries out a Binding on the addressed pod.
 async fn bind_pod(call: &Call, binding: &Value) -> Result<Answer, ApiError> {
-    let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
-    if node.is_empty() {
-        let missing = FieldError::required("target.name", "");
-        return Err(ApiError::invalid("", "Binding", object::name(binding), &[missing]));
+    let target = |field: &str| binding.get("target").and_then(|target| target.get(field)?.as_str());
+    let node = target("name").unwrap_or_default();
+    if let Some(wrong) = wrong_target(target("kind").unwrap_or_default(), node) {
+        return Err(ApiError::unexplained(wrong.to_string()));
     }
     let time = call.server.time();
     let name = &call.info.name;
@@ -235,7 +247,11 @@ async fn bind_pod(call: &Call, binding: &Value) -> Result<Answer, ApiError> {
         let text = format!("Operation cannot be fulfilled on pods/binding {name:?}: {why}");
         ApiError::new(Reason::Conflict, text).details("", "pods/binding", name)
     };
+    let uid = object::uid(binding).to_owned();
     change(call, Rules::Raw, |old| {
+        if !uid.is_empty() && uid != object::uid(old) {
+            return Err(write::another_uid(call, &uid, object::uid(old)));
+        }
         let taken = old.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
         if object::is_deleting(old) {
             return Err(conflict(&format!("pod {name} is being deleted, cannot be assigned to a host")));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, BodyError, Form, write_object};
 use super::fault::{Delivery, WatchEvent};
 use super::handler::Call;
-use super::read::{Selection, number_parameter, version_parameter};
+use super::read::{Selection, number_parameter, version_awaited};
 use super::storage::{Cursor, Event, EventKind, Shape, Stored, lock};
 use super::{convert, render};
 use crate::error::{ApiError, FieldError};
@@ -21,6 +21,8 @@ use crate::error::{ApiError, FieldError};
 const BATCH: usize = 256;
 /// How long a watch lasts that names no time.
 const LONGEST: Duration = Duration::from_mins(45);
+/// How long before its end a watch gets a last bookmark.
+const BEFORE_END: Duration = Duration::from_secs(2);
 
 /// Opens a watch.
 pub(crate) async fn open(call: &Arc<Call>) -> Result<Answer, ApiError> {
@@ -46,7 +48,7 @@ pub(crate) async fn open(call: &Arc<Call>) -> Result<Answer, ApiError> {
             bookmarks: call.query.flag("allowWatchBookmarks"),
             marks_initial_end: start.marks_end,
             ends_at: now + lasts,
-            bookmark_at: now + every,
+            bookmark_at: next_bookmark(now, every, now + lasts),
             every,
             columns_sent: false,
             repeat: None,
@@ -108,7 +110,7 @@ struct Start {
 
 impl Start {
     fn of(call: &Call) -> Result<Self, ApiError> {
-        let asked = version_parameter(call.query.get("resourceVersion"))?.filter(|rv| *rv > 0);
+        let asked = version_awaited(call.query.get("resourceVersion"))?.filter(|rv| *rv > 0);
         if call.query.has("sendInitialEvents") {
             let initial = call.query.flag("sendInitialEvents");
             let marks_end = initial && call.query.flag("allowWatchBookmarks");
@@ -129,8 +131,10 @@ fn follow(
         if let Some(asked) = start.after.filter(|rv| *rv > now) {
             return Err(ApiError::too_large_version(asked, now));
         }
+        let named = !call.info.name.is_empty();
         let initial = store
             .scan(&call.table, &selection.prefix, None)
+            .filter(|(key, _)| !named || ***key == *selection.prefix)
             .map(|(_, stored)| stored)
             .filter(|stored| selection.matches(&stored.value))
             .cloned()
@@ -141,6 +145,12 @@ fn follow(
     let after = start.after.unwrap_or(now);
     let cursor = store.follow(&call.table, after).map_err(|oldest| ApiError::too_old(after, oldest))?;
     Ok((cursor, VecDeque::new()))
+}
+
+/// Bookmarks come regularly and shortly before the watch ends.
+fn next_bookmark(now: Instant, every: Duration, ends_at: Instant) -> Instant {
+    let last = ends_at.checked_sub(BEFORE_END).filter(|last| *last > now);
+    last.map_or(now + every, |last| last.min(now + every))
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each remembers another thing that happens once")]
@@ -223,7 +233,7 @@ impl Watcher {
                     self.ended = true;
                     return None;
                 }
-                self.bookmark_at = Instant::now() + self.every;
+                self.bookmark_at = next_bookmark(Instant::now(), self.every, self.ends_at);
                 // Changes that came at this very moment are sent before a bookmark claims them.
                 if self.fill().is_err() || !self.pending.is_empty() {
                     return None;

@@ -7,6 +7,7 @@ use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
+use super::effects::CRDS;
 use super::handler::Call;
 use super::pipeline::{self, Rules};
 use super::route::Verb;
@@ -40,6 +41,7 @@ pub(crate) async fn create_object(
         return Err(ApiError::unexplained("resourceVersion should not be set on objects to be created"));
     }
     namespace_allows(call, &value)?;
+    definition_allows(call, &value)?;
     let generated = object::name(&value).is_empty();
     let mut tries = 8;
     loop {
@@ -70,10 +72,20 @@ pub(crate) async fn create_object(
                 return Ok(stored);
             }
             Err(_) if generated && tries > 0 => {}
-            Err(_) => return Err(ApiError::already_exists(&call.resource, &name)),
+            Err(_) => return Err(taken(call, &key, &name)),
         }
         object::set_meta(&mut value, "name", Value::Null);
     }
+}
+
+/// The name is taken, perhaps by an object that is going.
+fn taken(call: &Call, key: &str, name: &str) -> ApiError {
+    let mut error = ApiError::already_exists(&call.resource, name);
+    let holder = lock(&call.server.0.store).get(&call.table, key);
+    if holder.is_some_and(|holder| object::is_deleting(&holder.value)) {
+        error.message.insert_str(0, "object is being deleted: ");
+    }
+    error
 }
 
 /// The object's namespace is that of the request.
@@ -119,6 +131,19 @@ fn namespace_allows(call: &Call, value: &Value) -> Result<(), ApiError> {
         details.insert("causes".to_owned(), json!([cause]));
     }
     Err(error)
+}
+
+/// New custom objects may be made unless their definition goes.
+fn definition_allows(call: &Call, value: &Value) -> Result<(), ApiError> {
+    if !call.resource.custom {
+        return Ok(());
+    }
+    let definition = lock(&call.server.0.store).get(CRDS, &call.table);
+    if definition.is_none_or(|definition| !object::is_deleting(&definition.value)) {
+        return Ok(());
+    }
+    let why = "create not allowed while custom resource definition is terminating";
+    Err(ApiError::forbidden(&call.resource, object::name(value), why))
 }
 
 /// PUT of an object.
@@ -189,21 +214,17 @@ async fn try_change(
     if call.info.dry_run {
         return Ok(Some(Stored::as_is(new, current.rv)));
     }
-    let outcome = {
-        let mut store = lock(&call.server.0.store);
-        if gone {
-            store.remove(&call.table, key, current.rv, Some(new))
-        } else {
-            store.replace(&call.table, key, current.rv, new)
-        }
-    };
     // A change that named its version fails on the next try; one that did not is made anew.
-    let Ok(stored) = outcome else { return Ok(None) };
     if gone {
-        call.server.removed(call, &stored);
-    } else {
-        call.server.stored(call, &stored);
+        let removed = lock(&call.server.0.store).remove(&call.table, key, current.rv, None);
+        let Ok(removed) = removed else { return Ok(None) };
+        call.server.removed(call, &removed);
+        // The answer is what the object would have become, under the version it had.
+        return Ok(Some(Stored::as_is(new, current.rv)));
     }
+    let stored = lock(&call.server.0.store).replace(&call.table, key, current.rv, new);
+    let Ok(stored) = stored else { return Ok(None) };
+    call.server.stored(call, &stored);
     Ok(Some(stored))
 }
 
@@ -257,6 +278,11 @@ fn check_uid(call: &Call, old: &Value, new: &Value) -> Result<(), ApiError> {
         let bad = FieldError::invalid("metadata.uid", &given.into(), "field is immutable");
         return Err(ApiError::invalid_object(&call.resource, &call.info.name, &[bad.clone(), bad]));
     }
+    Err(another_uid(call, given, own))
+}
+
+/// The object at the key is another one than the writer means.
+pub(crate) fn another_uid(call: &Call, given: &str, own: &str) -> ApiError {
     // The key is the one that the object has in etcd.
     let place = if call.resource.group.is_empty() { "" } else { &call.resource.group };
     let slash = if call.resource.custom { format!("{place}/") } else { String::new() };
@@ -266,7 +292,7 @@ fn check_uid(call: &Call, old: &Value, new: &Value) -> Result<(), ApiError> {
         call.resource.plural,
         call.key()
     );
-    Err(ApiError::conflict(&call.resource, &call.info.name, &why))
+    ApiError::conflict(&call.resource, &call.info.name, &why)
 }
 
 /// PATCH of an object.
@@ -298,7 +324,7 @@ fn check_patch_options(call: &Call) -> Result<(), ApiError> {
 
 /// Server-side apply; an object that does not exist is created.
 async fn apply(call: &Arc<Call>) -> Result<Answer, ApiError> {
-    let body = decode::patch_value(&call.body, true)?;
+    let body = decode::patch_value(call, true)?;
     let force = call.query.flag("force");
     let applied = |live: Option<&Value>| -> Result<Value, ApiError> {
         let mut new = owners::with_write(call, |write| patch::apply(write, live, &body, force))?;
@@ -337,11 +363,9 @@ pub(crate) fn unsupported_patch() -> ApiError {
 
 async fn patch_object(call: &Call) -> Result<Arc<Stored>, ApiError> {
     let body = match decode::media_type(call) {
-        "application/json-patch+json" | "application/merge-patch+json" => {
-            decode::patch_value(&call.body, false)?
-        }
+        "application/json-patch+json" | "application/merge-patch+json" => decode::patch_value(call, false)?,
         "application/strategic-merge-patch+json" if !call.resource.custom => {
-            decode::patch_value(&call.body, false)?
+            decode::patch_value(call, false)?
         }
         _ => return Err(unsupported_patch()),
     };
