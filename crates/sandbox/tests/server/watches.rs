@@ -71,7 +71,11 @@ async fn idle_watches_get_bookmarks_and_end_when_asked() {
     let server = server_with(|config| config.bookmark_every = Duration::from_mins(1));
     let api = config_maps(&server.client());
     let mut events = pin!(api.watch(&WatchParams::default().timeout(100), "0").await.unwrap());
+    let start = tokio::time::Instant::now();
     assert_eq!(next(&mut events).await, "BOOKMARK");
+    assert_eq!(start.elapsed().as_secs(), 60);
+    assert_eq!(next(&mut events).await, "BOOKMARK");
+    assert_eq!(start.elapsed().as_secs(), 98);
     assert!(events.next().await.is_none());
 }
 
