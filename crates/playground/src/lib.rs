@@ -4,8 +4,11 @@
 //! all of it obeys tokio's clock, so that tests run minutes in milliseconds. A manager can be crashed and started again
 //! while everything else goes on.
 
+mod admission;
+
 use std::sync::Arc;
 
+pub use admission::Admission;
 use anyhow::Context as _;
 use clap::Parser as _;
 use kruise_common::gates::FeatureGates;
@@ -37,6 +40,8 @@ pub struct Options {
     pub flags: Vec<String>,
     /// How managers reach the API server; in-process unless a test comes in between.
     pub dial: Dial,
+    /// The way to the manager's webhooks; without one nobody asks them.
+    pub admission: Option<Admission>,
 }
 
 /// Makes the client of a manager.
@@ -50,7 +55,17 @@ impl Options {
             nodes: Settings::new(nodes, clock),
             flags: Vec::new(),
             dial: Arc::new(|server| server.client_as(MANAGER)),
+            admission: None,
         }
+    }
+
+    /// Has the API server ask the manager's webhooks, inside the process.
+    #[must_use]
+    pub fn with_admission(mut self) -> Self {
+        let admission = Admission::default();
+        self.server.webhooks = Arc::new(admission.caller());
+        self.admission = Some(admission);
+        self
     }
 }
 
@@ -61,6 +76,7 @@ pub struct Playground {
     clock: WallClock,
     flags: Vec<String>,
     dial: Dial,
+    admission: Option<Admission>,
     manager: Option<Manager>,
     tasks: JoinSet<&'static str>,
 }
@@ -94,6 +110,12 @@ impl Playground {
     pub async fn start_on(server: Server, options: Options) -> anyhow::Result<Self> {
         let mut playground = Self::start_cluster(server, options).await?;
         playground.restart_manager()?;
+        if let Some(admission) = playground.admission.clone() {
+            tokio::select! {
+                () = admission.answers() => {}
+                error = playground.ended() => return Err(error),
+            }
+        }
         Ok(playground)
     }
 
@@ -102,10 +124,13 @@ impl Playground {
     /// # Errors
     /// A definition is refused.
     pub async fn start_cluster(server: Server, options: Options) -> anyhow::Result<Self> {
-        let Options { nodes: settings, flags, dial, .. } = options;
+        let Options { nodes: settings, flags, dial, admission, .. } = options;
         let clock = Arc::clone(&settings.clock);
         let client = server.client_as(CLUSTER);
         install_definitions(&client).await?;
+        if let Some(admission) = &admission {
+            admission.publish(&client).await?;
+        }
         let nodes = Nodes::new(client.clone(), settings);
         let mut tasks = JoinSet::new();
         let simulated = nodes.clone();
@@ -118,15 +143,16 @@ impl Playground {
             controllers::run(cluster, time, std::future::pending()).await;
             "controllers"
         });
-        Ok(Self { server, nodes, clock, flags, dial, manager: None, tasks })
+        Ok(Self { server, nodes, clock, flags, dial, admission, manager: None, tasks })
     }
 
-    /// Starts a manager whose webhooks nobody asks; a running one crashes.
+    /// Starts a manager with the webhooks of [`Options::admission`]; a running one crashes.
     ///
     /// # Errors
     /// A flag is wrong.
     pub fn restart_manager(&mut self) -> anyhow::Result<()> {
-        self.start_manager(Webhooks::HandOver(Box::new(drop)))
+        let nobody = || Webhooks::HandOver(Box::new(drop));
+        self.start_manager(self.admission.as_ref().map_or_else(nobody, Admission::hand_over))
     }
 
     /// Starts a manager; a running one crashes.
@@ -151,6 +177,9 @@ impl Playground {
     /// Ends the manager in the middle of whatever it does.
     pub fn crash_manager(&mut self) {
         self.manager = None;
+        if let Some(admission) = &self.admission {
+            admission.hang_up();
+        }
     }
 
     /// Asks the manager to stop, and waits until it has.
@@ -162,7 +191,11 @@ impl Playground {
         let (unused, _) = oneshot::channel();
         // Whoever has ended already needs not be told.
         let _ended = std::mem::replace(&mut manager.stop, unused).send(());
-        (&mut manager.task).await.context("the manager panicked")?
+        let ended = (&mut manager.task).await;
+        if let Some(admission) = &self.admission {
+            admission.hang_up();
+        }
+        ended.context("the manager panicked")?
     }
 
     /// Resolves when something ends that should not.
@@ -194,6 +227,11 @@ impl Playground {
     /// The nodes, to make things go wrong on them.
     pub fn nodes(&self) -> &Nodes {
         &self.nodes
+    }
+
+    /// The way to the manager's webhooks, if the API server asks them here.
+    pub fn admission(&self) -> Option<&Admission> {
+        self.admission.as_ref()
     }
 
     /// A client of a user.

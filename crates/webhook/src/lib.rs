@@ -8,6 +8,7 @@ pub mod certs;
 pub mod configure;
 pub mod convert;
 pub mod files;
+pub mod local;
 pub mod options;
 pub mod probe;
 pub mod review;

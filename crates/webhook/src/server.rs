@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, info, warn};
 
 use crate::certs::CertStore;
+use crate::local::CONVERT_PATH;
 use crate::review::{self, DecodeError, ReviewVersion, Verdict};
 use crate::route::{Route, Router};
 
@@ -36,7 +37,6 @@ pub const ADMISSION_LIMIT: usize = 7 * 1024 * 1024;
 const CONVERSION_LIMIT: usize = 256 * 1024 * 1024;
 /// How much of an oversized body is read and thrown away, so that the client gets to see the answer.
 const DISCARDED_LIMIT: usize = 32 * 1024 * 1024;
-const CONVERT_PATH: &str = "/convert";
 
 /// How long clients may take.
 #[derive(Clone, Copy, Debug)]
