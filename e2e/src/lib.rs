@@ -1,25 +1,30 @@
-//! The harness of the end-to-end specs: one namespace and one CloneSet per spec, polled as snapshots, against the
-//! cluster `KUBECONFIG` names.
+//! The harness of the end-to-end specs: one namespace and one CloneSet per spec, polled as snapshots, in the cluster
+//! `KUBECONFIG` names or in a sandbox inside the process.
 //!
 //! A spec states what it waits for in words; when that does not happen in time, the error carries those words and the
 //! world as it was: the set's status, its pods and the events.
 
 mod manager;
+mod venue;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::autoscaling::v1::Scale;
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use kruise_playground::Playground;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
-use rand::Rng as _;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::Instant;
 
 pub use manager::{Manager, PutBack, cluster, seen};
+pub use venue::Venue;
 
 /// The name of the CloneSet of every spec; each has a namespace of its own.
 pub const SET: &str = "demo";
@@ -27,7 +32,6 @@ pub const SET: &str = "demo";
 pub const SOON: Duration = Duration::from_secs(30);
 
 const POLL: Duration = Duration::from_millis(200);
-const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// A v1beta1 CloneSet named [`SET`] of `replicas` pods with one container, `main`, of `image`.
 pub fn clone_set(replicas: i32, image: &str) -> Value {
@@ -233,30 +237,14 @@ impl Snapshot {
 pub struct Place {
     client: Client,
     name: String,
+    sandbox: Option<Box<Playground>>,
+    /// What was written to volumes of the sandbox, which have no insides, by the volume.
+    written: Mutex<BTreeMap<String, String>>,
 }
 
 impl Place {
-    /// Creates the namespace.
-    pub async fn new() -> Result<Self> {
-        let client = Client::try_default().await.context("no cluster: set KUBECONFIG")?;
-        let mut random = rand::rng();
-        let suffix: String = (0..8)
-            .filter_map(|_| LETTERS.get(random.random_range(0..LETTERS.len())))
-            .map(|b| char::from(*b))
-            .collect();
-        let place = Self { client, name: format!("kruise-e2e-{suffix}") };
-        let namespace = serde_json::from_value(json!({"metadata": {"name": place.name}}))?;
-        Api::<Namespace>::all(place.client.clone()).create(&PostParams::default(), &namespace).await?;
-        Ok(place)
-    }
-
-    /// Creates the namespace and `set` in it, and waits until all its pods are available.
-    pub async fn with(set: &Value) -> Result<(Self, Snapshot)> {
-        let place = Self::new().await?;
-        place.create(set).await?;
-        let replicas = set.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1) as usize;
-        let now = place.eventually("the new set is available", SOON, |now| now.settled(replicas)).await?;
-        Ok((place, now))
+    pub(crate) fn new(client: Client, name: String, sandbox: Option<Box<Playground>>) -> Self {
+        Self { client, name, sandbox, written: Mutex::default() }
     }
 
     /// The namespace's name.
@@ -277,6 +265,11 @@ impl Place {
     /// The client of the spec.
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// The sandbox, if the place is in one, to make things go wrong in it.
+    pub fn sandbox(&mut self) -> Option<&mut Playground> {
+        self.sandbox.as_deref_mut()
     }
 
     /// The claims of the namespace, in order of names, and whether they are being deleted.
@@ -406,9 +399,65 @@ impl Place {
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
-    /// The version inside the running container of a pod: the tag of the image it really runs.
+    /// The scale of the set.
+    pub async fn scale_of_set(&self) -> Result<Scale> {
+        Ok(self.sets("v1beta1").get_subresource("scale", SET).await.and_then(typed)?)
+    }
+
+    /// Sets the number of replicas through the scale subresource, as autoscalers do.
+    pub async fn scale_like_an_autoscaler(&self, replicas: i32) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        self.sets("v1beta1").patch_scale(SET, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// The tag of the image that the first container of a pod really runs: in the cluster a file inside it says so, in
+    /// the sandbox only the node can.
     pub async fn version_inside(&self, pod: &str) -> Result<String> {
-        self.kubectl(&["exec", pod, "--", "cat", "/etc/version"]).await
+        if self.sandbox.is_none() {
+            return self.kubectl(&["exec", pod, "--", "cat", "/etc/version"]).await;
+        }
+        let statuses = self.pods().get(pod).await?.status.and_then(|status| status.container_statuses);
+        let running = statuses
+            .into_iter()
+            .flatten()
+            .find(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()));
+        let image = running.with_context(|| format!("nothing runs in {pod}"))?.image;
+        Ok(image.rsplit(':').next().unwrap_or_default().to_owned())
+    }
+
+    /// Writes a text to the volume `/data` of a pod.
+    pub async fn write(&self, pod: &str, text: &str) -> Result<()> {
+        if self.sandbox.is_none() {
+            let script = format!("echo {text} >/data/text");
+            return self.kubectl(&["exec", pod, "--", "sh", "-c", &script]).await.map(drop);
+        }
+        let volume = self.volume_of(pod).await?;
+        self.written().insert(volume, text.to_owned());
+        Ok(())
+    }
+
+    /// What was written to the volume `/data` of a pod.
+    pub async fn read(&self, pod: &str) -> Result<String> {
+        if self.sandbox.is_none() {
+            return self.kubectl(&["exec", pod, "--", "cat", "/data/text"]).await;
+        }
+        let volume = self.volume_of(pod).await?;
+        let text = self.written().get(&volume).cloned();
+        text.with_context(|| format!("nothing was written to {volume} of {pod}"))
+    }
+
+    fn written(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The volume that the claim of a pod's volume `data` is bound to.
+    async fn volume_of(&self, pod: &str) -> Result<String> {
+        let spec = self.pods().get(pod).await?.spec.context("a pod without spec")?;
+        let data = spec.volumes.into_iter().flatten().find(|volume| volume.name == "data");
+        let claim = data.and_then(|volume| volume.persistent_volume_claim).context("no claim")?.claim_name;
+        let claim = self.claims().await?.into_iter().find(|it| it.metadata.name.as_deref() == Some(&claim));
+        claim.and_then(|claim| claim.spec?.volume_name).with_context(|| format!("{pod} has no volume"))
     }
 
     /// The events of the namespace with that reason, as their messages.
@@ -457,6 +506,10 @@ impl Place {
     }
 }
 
+fn typed<K: serde::de::DeserializeOwned>(object: DynamicObject) -> Result<K, kube::Error> {
+    serde_json::to_value(object).and_then(serde_json::from_value).map_err(kube::Error::SerdeError)
+}
+
 /// Whether the API server did not answer, or answered that it cannot yet.
 fn is_outage(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<kube::Error>() {
@@ -470,6 +523,9 @@ impl Drop for Place {
     /// Asks for the namespace's deletion without waiting for it. A child process, because the runtime of a failed spec
     /// no longer runs tasks.
     fn drop(&mut self) {
+        if self.sandbox.is_some() {
+            return;
+        }
         let _ = std::process::Command::new("kubectl")
             .args(["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"])
             .stdout(std::process::Stdio::null())

@@ -1,11 +1,14 @@
-//! What a user of CloneSet sees, in a real cluster.
+//! What a user of CloneSet sees, in a real cluster and in the sandbox.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use kruise_e2e::{Place, PodView, SET, SOON, Snapshot, clone_set, container, merged, seen, with_image};
+use kruise_e2e::{
+    Place, PodView, SET, SOON, Snapshot, Venue, clone_set, container, merged, seen, specs, with_image,
+};
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
@@ -33,10 +36,31 @@ fn suffix(name: &str) -> &str {
     name.rsplit('-').next().unwrap_or_default()
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn a_new_set_has_labelled_owned_pods_with_the_gate_and_a_full_status() -> Result<()> {
-    let (place, now) = Place::with(&clone_set(3, ONE)).await?;
+specs! {
+    a_new_set_has_labelled_owned_pods_with_the_gate_and_a_full_status,
+    an_image_change_is_made_in_place_in_the_same_pods,
+    an_environment_change_recreates_pods_within_max_unavailable,
+    the_recreate_policy_recreates_pods_within_max_unavailable,
+    a_partition_number_stops_the_rollout_until_it_is_lowered,
+    a_partition_percentage_is_rounded_up_and_stops_the_rollout,
+    a_paused_set_updates_no_pod_but_scales,
+    scaling_in_deletes_exactly_the_listed_pod_and_empties_the_list,
+    a_pod_labelled_for_deletion_is_replaced,
+    surging_never_has_fewer_pods_available_than_replicas,
+    an_in_place_update_waits_for_the_hook_label_to_be_removed_and_ends_when_it_is_back,
+    a_deletion_waits_for_the_hook_label_to_be_removed,
+    the_scale_subresource_reads_and_writes_the_replicas_and_gives_the_selector,
+    an_in_place_update_leaves_the_pod_time_to_drain,
+    a_rollback_in_mid_rollout_takes_the_old_revision_with_a_higher_number,
+    reading_and_writing_a_set_as_v1alpha1_loses_nothing,
+    bad_sets_are_refused_with_the_path_of_the_field,
+    a_missing_image_is_reported_as_what_blocks_the_rollout,
+    a_pod_without_the_selected_label_is_released_and_replaced,
+    scaling_out_with_a_limit_of_one_waits_min_ready_seconds_between_pods,
+}
+
+async fn a_new_set_has_labelled_owned_pods_with_the_gate_and_a_full_status(at: Venue) -> Result<()> {
+    let (place, now) = at.with(&clone_set(3, ONE)).await?;
     let uid = now.set["metadata"]["uid"].as_str().unwrap_or_default();
     let revision = now.text("updateRevision");
     for pod in now.pods() {
@@ -77,10 +101,8 @@ async fn a_new_set_has_labelled_owned_pods_with_the_gate_and_a_full_status() -> 
     place.check(&now, "the selector as text", now.text("labelSelector") == "app=demo").await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn an_image_change_is_made_in_place_in_the_same_pods() -> Result<()> {
-    let (place, before) = Place::with(&clone_set(3, ONE)).await?;
+async fn an_image_change_is_made_in_place_in_the_same_pods(at: Venue) -> Result<()> {
+    let (place, before) = at.with(&clone_set(3, ONE)).await?;
     place.patch(&with_image(TWO)).await?;
     let after = place
         .until(
@@ -104,9 +126,9 @@ async fn an_image_change_is_made_in_place_in_the_same_pods() -> Result<()> {
     Ok(())
 }
 
-async fn recreates(policy: &str, change: &Value) -> Result<()> {
+async fn recreates(at: Venue, policy: &str, change: &Value) -> Result<()> {
     let strategy = rolling(&json!({"podUpdatePolicy": policy, "maxUnavailable": 1}));
-    let (place, before) = Place::with(&merged(clone_set(3, ONE), &strategy)).await?;
+    let (place, before) = at.with(&merged(clone_set(3, ONE), &strategy)).await?;
     place.patch(change).await?;
     let after = place
         .until(
@@ -120,21 +142,17 @@ async fn recreates(policy: &str, change: &Value) -> Result<()> {
     place.check(&after, "every pod is another", after.uids().iter().all(|uid| !old.contains(uid))).await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn an_environment_change_recreates_pods_within_max_unavailable() -> Result<()> {
-    recreates("InPlaceIfPossible", &with_env("changed")).await
+async fn an_environment_change_recreates_pods_within_max_unavailable(at: Venue) -> Result<()> {
+    recreates(at, "InPlaceIfPossible", &with_env("changed")).await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn the_recreate_policy_recreates_pods_within_max_unavailable() -> Result<()> {
-    recreates("ReCreate", &with_image(TWO)).await
+async fn the_recreate_policy_recreates_pods_within_max_unavailable(at: Venue) -> Result<()> {
+    recreates(at, "ReCreate", &with_image(TWO)).await
 }
 
-async fn stops_at(replicas: i32, partition: Value, updated: usize) -> Result<()> {
+async fn stops_at(at: Venue, replicas: i32, partition: Value, updated: usize) -> Result<()> {
     let strategy = rolling(&json!({"partition": partition, "maxUnavailable": 2}));
-    let (place, before) = Place::with(&merged(clone_set(replicas, ONE), &strategy)).await?;
+    let (place, before) = at.with(&merged(clone_set(replicas, ONE), &strategy)).await?;
     let total = before.pods().len();
     place.patch(&with_image(TWO)).await?;
     let stopped =
@@ -161,22 +179,16 @@ async fn stops_at(replicas: i32, partition: Value, updated: usize) -> Result<()>
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn a_partition_number_stops_the_rollout_until_it_is_lowered() -> Result<()> {
-    stops_at(4, json!(3), 1).await
+async fn a_partition_number_stops_the_rollout_until_it_is_lowered(at: Venue) -> Result<()> {
+    stops_at(at, 4, json!(3), 1).await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn a_partition_percentage_is_rounded_up_and_stops_the_rollout() -> Result<()> {
-    stops_at(4, json!("60%"), 1).await
+async fn a_partition_percentage_is_rounded_up_and_stops_the_rollout(at: Venue) -> Result<()> {
+    stops_at(at, 4, json!("60%"), 1).await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn a_paused_set_updates_no_pod_but_scales() -> Result<()> {
-    let (place, before) = Place::with(&clone_set(2, ONE)).await?;
+async fn a_paused_set_updates_no_pod_but_scales(at: Venue) -> Result<()> {
+    let (place, before) = at.with(&clone_set(2, ONE)).await?;
     place.patch(&merged(with_image(TWO), &rolling(&json!({"paused": true})))).await?;
     place
         .eventually("the new revision is seen", SOON, |now| {
@@ -200,10 +212,8 @@ async fn a_paused_set_updates_no_pod_but_scales() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn scaling_in_deletes_exactly_the_listed_pod_and_empties_the_list() -> Result<()> {
-    let (place, before) = Place::with(&clone_set(4, ONE)).await?;
+async fn scaling_in_deletes_exactly_the_listed_pod_and_empties_the_list(at: Venue) -> Result<()> {
+    let (place, before) = at.with(&clone_set(4, ONE)).await?;
     let victim = before.pods()[2].name().to_owned();
     place.patch(&json!({"spec": {"replicas": 3, "scaleStrategy": {"podsToDelete": [victim]}}})).await?;
     let kept: Vec<_> =
@@ -221,10 +231,8 @@ async fn scaling_in_deletes_exactly_the_listed_pod_and_empties_the_list() -> Res
     place.check(&after, "nothing else went", names(&after) == kept).await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn a_pod_labelled_for_deletion_is_replaced() -> Result<()> {
-    let (place, before) = Place::with(&clone_set(3, ONE)).await?;
+async fn a_pod_labelled_for_deletion_is_replaced(at: Venue) -> Result<()> {
+    let (place, before) = at.with(&clone_set(3, ONE)).await?;
     let victim = before.pods()[0].clone();
     place.patch_pod(victim.name(), &json!({"metadata": {"labels": {SPECIFIED_DELETE: "true"}}})).await?;
     let after = place
@@ -237,11 +245,9 @@ async fn a_pod_labelled_for_deletion_is_replaced() -> Result<()> {
     place.check(&after, "only that pod was replaced", kept == 2).await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn surging_never_has_fewer_pods_available_than_replicas() -> Result<()> {
+async fn surging_never_has_fewer_pods_available_than_replicas(at: Venue) -> Result<()> {
     let strategy = rolling(&json!({"podUpdatePolicy": "ReCreate", "maxSurge": 1, "maxUnavailable": 0}));
-    let (place, before) = Place::with(&merged(clone_set(4, ONE), &strategy)).await?;
+    let (place, before) = at.with(&merged(clone_set(4, ONE), &strategy)).await?;
     place.patch(&with_image(TWO)).await?;
     let after = place
         .until(
@@ -255,9 +261,9 @@ async fn surging_never_has_fewer_pods_available_than_replicas() -> Result<()> {
     place.check(&after, "every pod is another", after.uids().iter().all(|uid| !old.contains(uid))).await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn an_in_place_update_waits_for_the_hook_label_to_be_removed_and_ends_when_it_is_back() -> Result<()> {
+async fn an_in_place_update_waits_for_the_hook_label_to_be_removed_and_ends_when_it_is_back(
+    at: Venue,
+) -> Result<()> {
     let set = merged(
         clone_set(1, ONE),
         &json!({"spec": {
@@ -265,7 +271,7 @@ async fn an_in_place_update_waits_for_the_hook_label_to_be_removed_and_ends_when
             "template": {"metadata": {"labels": {"app": SET, HOOK: "on"}}},
         }}),
     );
-    let (place, before) = Place::with(&set).await?;
+    let (place, before) = at.with(&set).await?;
     let name = before.pods()[0].name().to_owned();
     let state = |now: &Snapshot, wanted: &str| now.pods().iter().all(|pod| pod.state() == wanted);
     place.patch(&with_image(TWO)).await?;
@@ -292,9 +298,7 @@ async fn an_in_place_update_waits_for_the_hook_label_to_be_removed_and_ends_when
     place.check(&after, "the same pod", before.uids() == after.uids()).await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn a_deletion_waits_for_the_hook_label_to_be_removed() -> Result<()> {
+async fn a_deletion_waits_for_the_hook_label_to_be_removed(at: Venue) -> Result<()> {
     let set = merged(
         clone_set(2, ONE),
         &json!({"spec": {
@@ -302,7 +306,7 @@ async fn a_deletion_waits_for_the_hook_label_to_be_removed() -> Result<()> {
             "template": {"metadata": {"labels": {"app": SET, HOOK: "on"}}},
         }}),
     );
-    let (place, _) = Place::with(&set).await?;
+    let (place, _) = at.with(&set).await?;
     let preparing = |now: &Snapshot| {
         let pods = now.pods().into_iter().filter(|pod| pod.state() == "PreparingDelete");
         pods.map(|pod| pod.name().to_owned()).collect::<Vec<_>>()
@@ -321,25 +325,32 @@ async fn a_deletion_waits_for_the_hook_label_to_be_removed() -> Result<()> {
     place.check(&after, "that one went", after.pods()[0].name() != leaving[0]).await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn the_scale_subresource_reads_and_writes_the_replicas_and_gives_the_selector() -> Result<()> {
-    let (place, _) = Place::with(&clone_set(1, ONE)).await?;
-    place.kubectl(&["scale", "clone/demo", "--replicas=3"]).await?;
+async fn the_scale_subresource_reads_and_writes_the_replicas_and_gives_the_selector(at: Venue) -> Result<()> {
+    let (place, _) = at.with(&clone_set(1, ONE)).await?;
+    let numbers = |scale: &Scale| {
+        let status = scale.status.clone().unwrap_or_default();
+        (scale.spec.as_ref().and_then(|spec| spec.replicas), status.replicas, status.selector)
+    };
+    let selector = Some("app=demo".to_owned());
+    place.scale_like_an_autoscaler(3).await?;
     place.eventually("it has three pods", SOON, |now| now.settled(3)).await?;
-    let scale: Value = serde_json::from_str(
-        &place.kubectl(&["get", "clone", SET, "--subresource=scale", "-o", "json"]).await?,
-    )?;
-    ensure!(scale["spec"]["replicas"] == 3 && scale["status"]["replicas"] == 3, "{scale}");
-    ensure!(scale["status"]["selector"] == "app=demo", "{scale}");
+    let scale = place.scale_of_set().await?;
+    ensure!(numbers(&scale) == (Some(3), 3, selector.clone()), "{scale:?}");
     place.scale(0).await?;
     place
         .eventually("it has no pods", SOON, |now| now.pods().is_empty() && now.status("replicas") == 0)
         .await?;
-    let scale: Value = serde_json::from_str(
-        &place.kubectl(&["get", "clone", SET, "--subresource=scale", "-o", "json"]).await?,
-    )?;
-    ensure!(scale["status"]["selector"] == "app=demo", "no pods: {scale}");
+    let scale = place.scale_of_set().await?;
+    ensure!(numbers(&scale).2 == selector, "no pods: {scale:?}");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn kubectl_scales_a_set_by_its_short_name() -> Result<()> {
+    let (place, _) = Venue::Cluster.with(&clone_set(1, ONE)).await?;
+    place.kubectl(&["scale", "clone/demo", "--replicas=2"]).await?;
+    place.eventually("it has two pods", SOON, |now| now.settled(2)).await?;
     Ok(())
 }
 
@@ -352,7 +363,7 @@ async fn told(place: &Place, condition: &str) -> Result<String> {
 #[tokio::test]
 #[ignore = "needs a cluster: see e2e/cluster"]
 async fn an_autoscaler_finds_the_selector_and_scales_the_set() -> Result<()> {
-    let (place, _) = Place::with(&clone_set(1, ONE)).await?;
+    let (place, _) = Venue::Cluster.with(&clone_set(1, ONE)).await?;
     let scaler = json!({
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -386,11 +397,9 @@ async fn an_autoscaler_finds_the_selector_and_scales_the_set() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn an_in_place_update_leaves_the_pod_time_to_drain() -> Result<()> {
+async fn an_in_place_update_leaves_the_pod_time_to_drain(at: Venue) -> Result<()> {
     let grace = rolling(&json!({"inPlaceUpdateStrategy": {"gracePeriodSeconds": 4}}));
-    let (place, before) = Place::with(&merged(clone_set(1, ONE), &grace)).await?;
+    let (place, before) = at.with(&merged(clone_set(1, ONE), &grace)).await?;
     place.patch(&with_image(TWO)).await?;
     let drained = |now: &Snapshot| {
         now.pods().iter().all(|pod| {
@@ -426,11 +435,9 @@ async fn an_in_place_update_leaves_the_pod_time_to_drain() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn a_rollback_in_mid_rollout_takes_the_old_revision_with_a_higher_number() -> Result<()> {
+async fn a_rollback_in_mid_rollout_takes_the_old_revision_with_a_higher_number(at: Venue) -> Result<()> {
     let strategy = rolling(&json!({"partition": 2}));
-    let (place, before) = Place::with(&merged(clone_set(3, ONE), &strategy)).await?;
+    let (place, before) = at.with(&merged(clone_set(3, ONE), &strategy)).await?;
     let first = before.text("updateRevision").to_owned();
     place.patch(&with_image(TWO)).await?;
     let mid = place
@@ -466,9 +473,7 @@ async fn a_rollback_in_mid_rollout_takes_the_old_revision_with_a_higher_number()
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn reading_and_writing_a_set_as_v1alpha1_loses_nothing() -> Result<()> {
+async fn reading_and_writing_a_set_as_v1alpha1_loses_nothing(at: Venue) -> Result<()> {
     let set = merged(
         clone_set(1, ONE),
         &json!({"spec": {
@@ -476,7 +481,7 @@ async fn reading_and_writing_a_set_as_v1alpha1_loses_nothing() -> Result<()> {
             "updateStrategy": {"rollingUpdate": {"partition": "30%", "maxUnavailable": 1}},
         }}),
     );
-    let (place, before) = Place::with(&set).await?;
+    let (place, before) = at.with(&set).await?;
     let alpha = place.sets("v1alpha1");
     let mut old = alpha.get(SET).await?;
     ensure!(old.data["spec"]["updateStrategy"]["type"] == "InPlaceIfPossible", "{}", old.data["spec"]);
@@ -499,10 +504,8 @@ async fn reading_and_writing_a_set_as_v1alpha1_loses_nothing() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn bad_sets_are_refused_with_the_path_of_the_field() -> Result<()> {
-    let place = Place::new().await?;
+async fn bad_sets_are_refused_with_the_path_of_the_field(at: Venue) -> Result<()> {
+    let place = at.place().await?;
     let rows = [
         (
             json!({"spec": {"template": {"metadata": {"labels": {"app": "other"}}}}}),
@@ -527,10 +530,8 @@ async fn bad_sets_are_refused_with_the_path_of_the_field() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn a_missing_image_is_reported_as_what_blocks_the_rollout() -> Result<()> {
-    let (place, _) = Place::with(&clone_set(3, ONE)).await?;
+async fn a_missing_image_is_reported_as_what_blocks_the_rollout(at: Venue) -> Result<()> {
+    let (place, _) = at.with(&clone_set(3, ONE)).await?;
     place.patch(&with_image("kruise.test/missing:1")).await?;
     place
         .until(
@@ -549,10 +550,8 @@ async fn a_missing_image_is_reported_as_what_blocks_the_rollout() -> Result<()> 
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn a_pod_without_the_selected_label_is_released_and_replaced() -> Result<()> {
-    let (place, before) = Place::with(&clone_set(2, ONE)).await?;
+async fn a_pod_without_the_selected_label_is_released_and_replaced(at: Venue) -> Result<()> {
+    let (place, before) = at.with(&clone_set(2, ONE)).await?;
     let released = before.pods()[0].clone();
     place.patch_pod(released.name(), &json!({"metadata": {"labels": {"app": "mine"}}})).await?;
     let after = place
@@ -566,14 +565,12 @@ async fn a_pod_without_the_selected_label_is_released_and_replaced() -> Result<(
     place.check(&after, "without an owner", owners.is_empty()).await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn scaling_out_with_a_limit_of_one_waits_min_ready_seconds_between_pods() -> Result<()> {
+async fn scaling_out_with_a_limit_of_one_waits_min_ready_seconds_between_pods(at: Venue) -> Result<()> {
     let set = merged(
         clone_set(1, ONE),
         &json!({"spec": {"minReadySeconds": 3, "scaleStrategy": {"maxUnavailable": 1}}}),
     );
-    let (place, _) = Place::with(&set).await?;
+    let (place, _) = at.with(&set).await?;
     place.scale(4).await?;
     let after = place
         .eventually("four pods are available", seconds(45), |now| now.status("availableReplicas") == 4)

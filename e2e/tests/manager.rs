@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kruise_e2e::{
-    Manager, Place, PodView as _, SET, SOON, Snapshot, clone_set, cluster, container, merged, seen,
+    Manager, Place, PodView as _, SET, SOON, Snapshot, Venue, clone_set, cluster, container, merged, seen,
     with_image,
 };
 use kube::api::DeleteParams;
@@ -50,7 +50,7 @@ async fn a_recreating_rollout_completes_without_an_extra_pod_when_the_managers_p
 {
     let _turn = TURN.lock().await;
     let manager = Manager::leading().await?;
-    let (place, before) = Place::with(&one_at_a_time("ReCreate")).await?;
+    let (place, before) = Venue::Cluster.with(&one_at_a_time("ReCreate")).await?;
     under_way(&place).await?;
     for pod in manager.pods().await? {
         manager.pod_api().delete(pod.name(), &DeleteParams::default().grace_period(0)).await?;
@@ -66,7 +66,7 @@ async fn an_in_place_rollout_restarts_every_container_once_when_the_manager_proc
 {
     let _turn = TURN.lock().await;
     let manager = Manager::leading().await?;
-    let (place, before) = Place::with(&one_at_a_time("InPlaceIfPossible")).await?;
+    let (place, before) = Venue::Cluster.with(&one_at_a_time("InPlaceIfPossible")).await?;
     let pod = manager.leads().await?;
     under_way(&place).await?;
     cluster(&["kill", "kruise-system", pod.name()]).await?;
@@ -83,7 +83,7 @@ async fn an_in_place_rollout_restarts_every_container_once_when_the_manager_proc
 async fn an_in_place_rollout_goes_on_when_the_api_server_was_away() -> Result<()> {
     let _turn = TURN.lock().await;
     let manager = Manager::leading().await?;
-    let (place, before) = Place::with(&one_at_a_time("InPlaceIfPossible")).await?;
+    let (place, before) = Venue::Cluster.with(&one_at_a_time("InPlaceIfPossible")).await?;
     let pod = manager.leads().await?;
     under_way(&place).await?;
     let killed = Instant::now();
@@ -124,7 +124,7 @@ fn version(now: &Snapshot) -> Option<&Value> {
 async fn nothing_is_written_once_the_set_is_as_wanted() -> Result<()> {
     let _turn = TURN.lock().await;
     let manager = Manager::leading().await?;
-    let (place, _) = Place::with(&clone_set(3, ONE)).await?;
+    let (place, _) = Venue::Cluster.with(&clone_set(3, ONE)).await?;
     manager.looks_again(&place, "first").await?;
     let before = versions(&place).await?;
     for marker in ["second", "third"] {
@@ -145,7 +145,7 @@ async fn nothing_is_written_once_the_set_is_as_wanted() -> Result<()> {
 async fn a_manager_of_one_namespace_leaves_the_sets_of_others_alone() -> Result<()> {
     let _turn = TURN.lock().await;
     let manager = Manager::leading().await?;
-    let (other, mine) = (Place::new().await?, Place::new().await?);
+    let (other, mine) = (Venue::Cluster.place().await?, Venue::Cluster.place().await?);
     {
         let argument = format!("--namespace={}", mine.namespace());
         let _back = manager.with_arguments(&[&argument]).await?;
@@ -182,7 +182,7 @@ async fn with_the_gate_more_cpu_is_given_to_a_running_container() -> Result<()> 
     let _turn = TURN.lock().await;
     let manager = Manager::leading().await?;
     let _back = manager.with_arguments(&["--feature-gates=InPlaceWorkloadVerticalScaling=true"]).await?;
-    let (place, before) = Place::with(&merged(clone_set(2, ONE), &with_cpu("100m"))).await?;
+    let (place, before) = Venue::Cluster.with(&merged(clone_set(2, ONE), &with_cpu("100m"))).await?;
     for pod in before.pods() {
         ensure!(quota(&place, pod.name()).await? == "10000", "{} did not start with 100m", pod.name());
     }
@@ -222,7 +222,7 @@ async fn with_the_gate_more_cpu_is_given_to_a_running_container() -> Result<()> 
 async fn a_set_goes_with_its_namespace_without_an_error() -> Result<()> {
     let _turn = TURN.lock().await;
     let manager = Manager::leading().await?;
-    let (place, _) = Place::with(&clone_set(3, ONE)).await?;
+    let (place, _) = Venue::Cluster.with(&clone_set(3, ONE)).await?;
     let errors = async || manager.metric("controller_runtime_reconcile_errors_total", "").await;
     let (rounds, before) = (manager.rounds().await?, errors().await?);
     place.kubectl(&["delete", "namespace", place.namespace(), "--wait=false"]).await?;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ServiceAccount};
-use kruise_e2e::{Manager, Place, PodView as _, SOON, cluster, seen};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kruise_e2e::{Manager, Place, PodView as _, SOON, Venue, cluster, seen};
 use kube::api::{
     Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
 };
@@ -101,7 +101,7 @@ impl Left {
             cluster(&["demo-image", tag, "library/nginx"]).await?;
         }
         cluster(&["demo-image", "1.32", "library/busybox"]).await?;
-        let mut left = Self { place: Place::new().await?, sets: Vec::new() };
+        let mut left = Self { place: Venue::Cluster.place().await?, sets: Vec::new() };
         let uids = left.lay_sets(snapshot).await?;
         for revision in items(snapshot, "controllerrevisions.apps.json")? {
             create::<ControllerRevision>(&left.place, &fresh(revision, &uids)).await?;
@@ -138,8 +138,6 @@ impl Left {
 
     /// The pods, until each is ready that was ready when it was recorded.
     async fn lay_pods(&self, snapshot: &Path, uids: &BTreeMap<String, String>) -> Result<()> {
-        let accounts = Api::<ServiceAccount>::namespaced(self.place.client(), self.place.namespace());
-        seen("the namespace has its account", SOON, async || Ok(accounts.get_opt("default").await?)).await?;
         let pods = self.place.pods();
         let mut ready = Vec::new();
         for recorded in items(snapshot, "pods.json")? {

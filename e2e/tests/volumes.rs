@@ -1,11 +1,13 @@
-//! Claim templates of a CloneSet, with volumes that are really made, mounted and removed.
+//! Claim templates of a CloneSet; in a real cluster with volumes that are really made, mounted and removed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kruise_e2e::{Place, PodView as _, SET, Snapshot, clone_set, container, merged, seen, with_image};
+use kruise_e2e::{
+    Place, PodView as _, SET, Snapshot, Venue, clone_set, container, merged, seen, specs, with_image,
+};
 use serde_json::{Value, json};
 
 const ONE: &str = "kruise.test/demo:1";
@@ -30,9 +32,9 @@ fn with_claims(replicas: i32, reuse: bool) -> Value {
 }
 
 /// Creates the set, and waits until its pods are available with their volumes.
-async fn start(set: &Value) -> Result<(Place, Snapshot)> {
+async fn start(at: Venue, set: &Value) -> Result<(Place, Snapshot)> {
     let replicas = set.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1) as usize;
-    let place = Place::new().await?;
+    let place = at.place().await?;
     place.create(set).await?;
     let now = place.eventually("the pods have their volumes", VOLUME, |now| now.settled(replicas)).await?;
     Ok((place, now))
@@ -62,18 +64,16 @@ async fn one_claim_a_pod(place: &Place, now: &Snapshot) -> Result<BTreeMap<Strin
     .await
 }
 
-async fn write(place: &Place, pod: &str, text: &str) -> Result<()> {
-    place.kubectl(&["exec", pod, "--", "sh", "-c", &format!("echo {text} >/data/text")]).await.map(drop)
+specs! {
+    each_pod_has_a_bound_claim_of_its_own_that_outlives_an_in_place_update,
+    scaling_in_and_a_specified_deletion_take_the_claim_with_the_pod,
+    a_recreating_update_gives_every_pod_a_new_claim,
+    with_reuse_a_pod_deleted_by_hand_comes_back_with_its_name_and_its_data,
+    without_reuse_the_claim_of_a_pod_deleted_by_hand_goes_with_it,
 }
 
-async fn read(place: &Place, pod: &str) -> Result<String> {
-    place.kubectl(&["exec", pod, "--", "cat", "/data/text"]).await
-}
-
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn each_pod_has_a_bound_claim_of_its_own_that_outlives_an_in_place_update() -> Result<()> {
-    let (place, before) = start(&with_claims(2, false)).await?;
+async fn each_pod_has_a_bound_claim_of_its_own_that_outlives_an_in_place_update(at: Venue) -> Result<()> {
+    let (place, before) = start(at, &with_claims(2, false)).await?;
     let had = one_claim_a_pod(&place, &before).await?;
     let set = before.set["metadata"]["uid"].as_str();
     for claim in place.claims().await? {
@@ -88,7 +88,7 @@ async fn each_pod_has_a_bound_claim_of_its_own_that_outlives_an_in_place_update(
         ensure!(phase == "Bound", "{name} is {phase}");
     }
     for pod in before.pods() {
-        write(&place, pod.name(), pod.name()).await?;
+        place.write(pod.name(), pod.name()).await?;
     }
     let main = merged(container(TWO), &json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}));
     place.patch(&json!({"spec": {"template": {"spec": {"containers": [main]}}}})).await?;
@@ -98,16 +98,14 @@ async fn each_pod_has_a_bound_claim_of_its_own_that_outlives_an_in_place_update(
     place.check(&after, "in the same pods", after.uids() == before.uids()).await?;
     for pod in after.pods() {
         ensure!(place.version_inside(pod.name()).await? == "2", "{} runs the old image", pod.name());
-        ensure!(read(&place, pod.name()).await? == pod.name(), "{} has another volume", pod.name());
+        ensure!(place.read(pod.name()).await? == pod.name(), "{} has another volume", pod.name());
     }
     ensure!(one_claim_a_pod(&place, &after).await? == had, "the claims were replaced");
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn scaling_in_and_a_specified_deletion_take_the_claim_with_the_pod() -> Result<()> {
-    let (place, before) = start(&with_claims(3, true)).await?;
+async fn scaling_in_and_a_specified_deletion_take_the_claim_with_the_pod(at: Venue) -> Result<()> {
+    let (place, before) = start(at, &with_claims(3, true)).await?;
     let had = one_claim_a_pod(&place, &before).await?;
     place.scale(2).await?;
     let two = place.eventually("two pods are left", VOLUME, |now| now.settled(2)).await?;
@@ -127,14 +125,12 @@ async fn scaling_in_and_a_specified_deletion_take_the_claim_with_the_pod() -> Re
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn a_recreating_update_gives_every_pod_a_new_claim() -> Result<()> {
+async fn a_recreating_update_gives_every_pod_a_new_claim(at: Venue) -> Result<()> {
     let set = merged(
         with_claims(2, true),
         &json!({"spec": {"updateStrategy": {"rollingUpdate": {"podUpdatePolicy": "ReCreate", "maxUnavailable": 1}}}}),
     );
-    let (place, before) = start(&set).await?;
+    let (place, before) = start(at, &set).await?;
     let had = one_claim_a_pod(&place, &before).await?;
     place.patch(&with_image(TWO)).await?;
     let after = place
@@ -145,13 +141,11 @@ async fn a_recreating_update_gives_every_pod_a_new_claim() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn with_reuse_a_pod_deleted_by_hand_comes_back_with_its_name_and_its_data() -> Result<()> {
-    let (place, before) = start(&with_claims(2, true)).await?;
+async fn with_reuse_a_pod_deleted_by_hand_comes_back_with_its_name_and_its_data(at: Venue) -> Result<()> {
+    let (place, before) = start(at, &with_claims(2, true)).await?;
     let had = one_claim_a_pod(&place, &before).await?;
     let victim = before.pods()[0].clone();
-    write(&place, victim.name(), "kept").await?;
+    place.write(victim.name(), "kept").await?;
     place.delete_pod(victim.name()).await?;
     let after = place
         .eventually("there are two pods again", VOLUME, |now| {
@@ -160,15 +154,13 @@ async fn with_reuse_a_pod_deleted_by_hand_comes_back_with_its_name_and_its_data(
         .await?;
     let back = after.pods().into_iter().find(|pod| pod.name() == victim.name());
     place.check(&after, "one has the name of the deleted one", back.is_some()).await?;
-    ensure!(read(&place, victim.name()).await? == "kept", "the data are gone");
+    ensure!(place.read(victim.name()).await? == "kept", "the data are gone");
     ensure!(one_claim_a_pod(&place, &after).await? == had, "the claims were replaced");
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: see e2e/cluster"]
-async fn without_reuse_the_claim_of_a_pod_deleted_by_hand_goes_with_it() -> Result<()> {
-    let (place, before) = start(&with_claims(2, false)).await?;
+async fn without_reuse_the_claim_of_a_pod_deleted_by_hand_goes_with_it(at: Venue) -> Result<()> {
+    let (place, before) = start(at, &with_claims(2, false)).await?;
     let had = one_claim_a_pod(&place, &before).await?;
     let victim = before.pods().first().context("no pod")?.name().to_owned();
     place.delete_pod(&victim).await?;
