@@ -1,4 +1,5 @@
 //! What a user of CloneSet sees, in a real cluster and in the sandbox.
+#![allow(clippy::indexing_slicing, reason = "these are tests, if not by their attribute")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;

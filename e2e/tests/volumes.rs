@@ -1,4 +1,5 @@
 //! Claim templates of a CloneSet; in a real cluster with volumes that are really made, mounted and removed.
+#![allow(clippy::indexing_slicing, reason = "these are tests, if not by their attribute")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -7,7 +7,7 @@ use kube::api::PostParams;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::json;
 
-fn set(name: &str) -> DynamicObject {
+fn set(name: &str) -> serde_json::Result<DynamicObject> {
     serde_json::from_value(json!({
         "apiVersion": "apps.kruise.io/v1beta1",
         "kind": "CloneSet",
@@ -21,7 +21,6 @@ fn set(name: &str) -> DynamicObject {
             },
         },
     }))
-    .unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -31,11 +30,11 @@ async fn between_two_managers_nothing_is_admitted_and_with_the_next_one_it_is() 
     let kind = GroupVersionKind::gvk("apps.kruise.io", "v1beta1", "CloneSet");
     let resource = ApiResource::from_gvk_with_plural(&kind, "clonesets");
     let sets = Api::<DynamicObject>::namespaced_with(playground.client(), "default", &resource);
-    let created = sets.create(&PostParams::default(), &set("first")).await.unwrap();
+    let created = sets.create(&PostParams::default(), &set("first").unwrap()).await.unwrap();
     assert_eq!(created.data["spec"]["updateStrategy"]["rollingUpdate"]["podUpdatePolicy"], "ReCreate");
 
     playground.crash_manager();
-    let refused = sets.create(&PostParams::default(), &set("second")).await.unwrap_err();
+    let refused = sets.create(&PostParams::default(), &set("second").unwrap()).await.unwrap_err();
     let kube::Error::Api(status) = refused else { panic!("{refused}") };
     assert_eq!(status.code, 500);
     assert!(status.message.contains("failed calling webhook"), "{}", status.message);
@@ -43,5 +42,5 @@ async fn between_two_managers_nothing_is_admitted_and_with_the_next_one_it_is() 
 
     playground.restart_manager().unwrap();
     playground.admission().unwrap().answers().await;
-    sets.create(&PostParams::default(), &set("second")).await.unwrap();
+    sets.create(&PostParams::default(), &set("second").unwrap()).await.unwrap();
 }
