@@ -242,7 +242,8 @@ async fn annotate(hub: &Hub, deployment: &Loose, revision: &str) -> kube::Result
     }
     let api = hub.api(&kind(), &deployment.key().namespace);
     let patch = Patch::Merge(json!({"metadata": {"annotations": {REVISION: revision}}}));
-    unless(api.patch(deployment.name(), &PatchParams::default(), &patch).await, &[404]).map(|_| ())
+    // By way of the status: an annotation written otherwise counts as a new generation.
+    unless(api.patch_status(deployment.name(), &PatchParams::default(), &patch).await, &[404]).map(|_| ())
 }
 
 fn status(

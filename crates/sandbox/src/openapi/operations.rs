@@ -22,7 +22,8 @@ pub(super) fn add(
     let plural = &resource.plural;
     let verbs = builtin::verbs(resource);
     let kind = json!({"group": resource.group, "version": version.name, "kind": resource.kind});
-    let writer = Writer { kind: &kind, schema, list_schema };
+    let custom = resource.custom;
+    let writer = Writer { kind: &kind, schema, list_schema, custom };
     if resource.namespaced && verbs.contains(&"list") {
         writer.put(paths, format!("{root}/{plural}"), &["list"], false);
     }
@@ -46,7 +47,7 @@ pub(super) fn add(
             json!({"group": group, "version": other, "kind": subresource.kind.unwrap_or(&resource.kind)});
         let structure = subresource.kind.and_then(|kind| crate::kinds::structure_name(group, other, kind));
         let schema = if own { schema } else { structure.unwrap_or(schema) };
-        let writer = Writer { kind: &kind, schema, list_schema };
+        let writer = Writer { kind: &kind, schema, list_schema, custom };
         writer.put(paths, format!("{named}/{name}"), subresource.verbs, resource.namespaced);
     }
 }
@@ -55,6 +56,7 @@ struct Writer<'a> {
     kind: &'a Value,
     schema: &'a str,
     list_schema: &'a str,
+    custom: bool,
 }
 
 impl Writer<'_> {
@@ -100,8 +102,9 @@ impl Writer<'_> {
             "create" | "update" => Some(json!({"content": {"*/*": content(self.schema)}, "required": true})),
             "patch" => {
                 let patch = content("io.k8s.apimachinery.pkg.apis.meta.v1.Patch");
-                let types: Map<String, Value> =
-                    PATCH_TYPES.iter().map(|name| ((*name).to_owned(), patch.clone())).collect();
+                let taken = |name: &&&str| !(self.custom && **name == STRATEGIC);
+                let types = PATCH_TYPES.iter().filter(taken).map(|name| ((*name).to_owned(), patch.clone()));
+                let types: Map<String, Value> = types.collect();
                 Some(json!({"content": types, "required": true}))
             }
             _ => None,
@@ -113,11 +116,13 @@ impl Writer<'_> {
     }
 }
 
+/// What custom kinds do not take: nobody says how their lists merge.
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
 const PATCH_TYPES: [&str; 4] = [
     "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
+    STRATEGIC,
 ];
 const LIST: [(&str, &str); 9] = [
     ("allowWatchBookmarks", "boolean"),

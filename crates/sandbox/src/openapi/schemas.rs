@@ -17,8 +17,9 @@ pub(super) fn all() -> &'static Map<String, Value> {
     static ALL: OnceLock<Map<String, Value>> = OnceLock::new();
     ALL.get_or_init(|| {
         let mut schemas = generated();
-        for schema in schemas.values_mut() {
+        for (name, schema) in &mut schemas {
             adapt(schema);
+            relax(name, schema);
         }
         extensions::add(&mut schemas);
         for resource in crate::builtin::resources() {
@@ -126,6 +127,31 @@ fn adapt(schema: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(adapt),
         _ => {}
+    }
+}
+
+/// References whose name the API server publishes as optional.
+const MAY_BE_NAMELESS: [&str; 8] = [
+    "ConfigMapEnvSource",
+    "ConfigMapKeySelector",
+    "ConfigMapProjection",
+    "ConfigMapVolumeSource",
+    "LocalObjectReference",
+    "SecretEnvSource",
+    "SecretKeySelector",
+    "SecretProjection",
+];
+
+/// Takes back what the crate of types requires and the API server does not.
+fn relax(name: &str, schema: &mut Value) {
+    let (module, short) = name.rsplit_once('.').unwrap_or(("", name));
+    let is_object = schema.pointer("/properties/apiVersion").is_some() && short != "Event";
+    let is_nameless = module == "io.k8s.api.core.v1" && MAY_BE_NAMELESS.contains(&short);
+    let Some(fields) = schema.as_object_mut() else { return };
+    let Some(required) = fields.get_mut("required").and_then(Value::as_array_mut) else { return };
+    required.retain(|field| !(is_object && field == "metadata" || is_nameless && field == "name"));
+    if required.is_empty() {
+        fields.remove("required");
     }
 }
 

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::admit::{self, Question};
 use super::handler::Call;
-use super::owners;
 use super::storage::lock;
+use super::{owners, sub};
 use crate::admission::{self, Operation};
 use crate::error::{ApiError, FieldError};
 use crate::schema::Structural;
@@ -131,6 +131,7 @@ pub(crate) async fn create(call: &Call, value: &mut Value, tracked: bool) -> Res
     let mut errors = kinds::validate_create(&call.resource, value);
     if let Some(schema) = structural(call) {
         errors.extend(schema.validate(value, None));
+        errors.extend(sub::scale_errors(call, value));
     } else if is_crd(call) {
         errors.extend(crd::validate_create(value));
     }
@@ -203,10 +204,12 @@ pub(crate) async fn update(
     prepare_update(call, subresource, old, new);
     let mut errors = kinds::validate_update(&call.resource, subresource, old, new);
     if let Some(schema) = structural(call) {
-        errors.extend(match subresource {
-            Some("status") => schema.validate_status(new, old),
-            _ => schema.validate(new, Some(old)),
-        });
+        if subresource == Some("status") {
+            errors.extend(schema.validate_status(new, old));
+        } else {
+            errors.extend(schema.validate(new, Some(old)));
+            errors.extend(sub::scale_errors(call, new));
+        }
         for warning in schema.warnings(new, old) {
             call.warn(warning);
         }

@@ -7,13 +7,13 @@ use http::StatusCode;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Value, json};
 
-use super::answer::Answer;
+use super::answer::{Answer, Form};
 use super::handler::Call;
 use super::pipeline::{self, Rules};
 use super::route::Verb;
 use super::storage::lock;
 use super::write::change;
-use super::{convert, decode, evict, read, write};
+use super::{convert, decode, evict, read, render, write};
 use crate::error::{ApiError, FieldError, Reason};
 use crate::{object, patch};
 
@@ -144,7 +144,7 @@ fn selector_text(value: &Value) -> String {
 async fn scale_get(call: &Call) -> Result<Answer, ApiError> {
     let found = lock(&call.server.0.store).get(&call.table, &call.key());
     let value = convert::copy(call, &found.ok_or_else(|| call.not_found())?).await?;
-    Ok(Answer::ok(&scale_of(call, &value)?))
+    scale_answer(call, &scale_of(call, &value)?)
 }
 
 async fn scale_change(call: &Call) -> Result<Answer, ApiError> {
@@ -168,14 +168,35 @@ async fn scale_change(call: &Call) -> Result<Answer, ApiError> {
                 patch::merge(&mut patched, &body);
                 patched
             }
-            _ => return Err(write::unsupported_patch()),
+            _ => return Err(write::unsupported_patch(call)),
         };
         let new = rescaled(call, &paths, old, &asked)?;
         Ok(new)
     })
     .await?;
     let value = convert::copy(call, &stored).await?;
-    Ok(Answer::ok(&scale_of(call, &value)?))
+    scale_answer(call, &scale_of(call, &value)?)
+}
+
+fn scale_answer(call: &Call, scale: &Value) -> Result<Answer, ApiError> {
+    if call.accept.form == Form::Table { render::scale(call, scale) } else { Ok(Answer::ok(scale)) }
+}
+
+/// What is wrong with the replicas of a custom object that can be scaled.
+pub(crate) fn scale_errors(call: &Call, value: &Value) -> Vec<FieldError> {
+    if call.version().is_none_or(|version| version.scale.is_none()) {
+        return Vec::new();
+    }
+    let path = ScalePaths::of(call).replicas;
+    let Some(replicas) = at(value, &path).and_then(Value::as_i64) else { return Vec::new() };
+    let why = match replicas {
+        ..0 => "should be a non-negative integer".to_owned(),
+        number if number > i64::from(i32::MAX) => {
+            format!("should be less than or equal to {}", i32::MAX)
+        }
+        _ => return Vec::new(),
+    };
+    vec![FieldError::invalid(path, &Value::from(replicas), &why)]
 }
 
 /// The object with the replicas of the Scale.

@@ -355,7 +355,12 @@ async fn apply(call: &Arc<Call>) -> Result<Answer, ApiError> {
 }
 
 /// 415 for a kind of patch that the resource does not take.
-pub(crate) fn unsupported_patch() -> ApiError {
+pub(crate) fn unsupported_patch(call: &Call) -> ApiError {
+    if call.resource.custom {
+        let text = "the body of the request was in an unknown format - accepted media types include: \
+                    application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+        return ApiError::new(Reason::UnsupportedMediaType, text);
+    }
     let mut error = ApiError::new(Reason::UnsupportedMediaType, "415: Unsupported Media Type");
     error.details = json!({});
     error
@@ -367,7 +372,7 @@ async fn patch_object(call: &Call) -> Result<Arc<Stored>, ApiError> {
         "application/strategic-merge-patch+json" if !call.resource.custom => {
             decode::patch_value(call, false)?
         }
-        _ => return Err(unsupported_patch()),
+        _ => return Err(unsupported_patch(call)),
     };
     let kind = gvk(&call.resource, &call.info.version);
     change(call, Rules::Of(call.subresource()), |old| {

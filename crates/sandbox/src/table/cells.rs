@@ -158,6 +158,9 @@ pub(super) fn printer(kind: &str) -> Option<Printer> {
         "v1/Secret" => |cx| vec![cx.name(), cx.cell("/type"), cx.count("/data").into(), cx.age()],
         "v1/ServiceAccount" => |cx| vec![cx.name(), cx.count("/secrets").into(), cx.age()],
         "v1/Namespace" => |cx| vec![cx.name(), cx.cell("/status/phase"), cx.age()],
+        "autoscaling/v1/Scale" => {
+            |cx| vec![cx.name(), cx.number("/spec/replicas"), cx.number("/status/replicas"), cx.age()]
+        }
         "v1/Node" => node,
         "v1/Service" => service,
         "v1/Endpoints" => |cx| vec![cx.name(), endpoints(cx.object).into(), cx.age()],

@@ -47,8 +47,17 @@ pub fn render(
     include: Include,
     now: Timestamp,
 ) -> Value {
-    let layout = Layout::of(resource, version);
-    let rows: Vec<Value> = objects.iter().map(|object| row(&layout, object, include, now)).collect();
+    fill(&Layout::of(resource, version), objects, include, now)
+}
+
+/// A Scale as a Table, like [`render`].
+pub fn scale(scale: &Value, include: Include, now: Timestamp) -> Value {
+    let layout = builtins().get("autoscaling/v1/Scale").map_or(Layout::Unknown, Layout::Builtin);
+    fill(&layout, &[scale], include, now)
+}
+
+fn fill(layout: &Layout, objects: &[&Value], include: Include, now: Timestamp) -> Value {
+    let rows: Vec<Value> = objects.iter().map(|object| row(layout, object, include, now)).collect();
     // The API server's fallback for kinds without a printer leaves the list of rows unset when there are none.
     let rows =
         if rows.is_empty() && matches!(layout, Layout::Unknown) { Value::Null } else { Value::Array(rows) };
