@@ -18,7 +18,8 @@ const DYNAMIC: &str = "sandbox";
 /// Crates everybody builds on, lowest first. A crate may depend on lower ones only.
 const LAYERS: [&str; 4] = ["kruise-api", "kruise-common", "kruise-runtime", "kruise-webhook"];
 /// Crates on top of everything, lowest first.
-const BINARIES: [&str; 5] = ["kruise-manager", "kruise-daemon", "kruise-playground", "kruise-e2e", "xtask"];
+const BINARIES: [&str; 6] =
+    ["kruise-manager", "kruise-daemon", "kruise-playground", "kruise-simulator", "kruise-e2e", "xtask"];
 
 /// Every breach of a rule in the repository, as `file:line: what to do`.
 pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {

@@ -15,7 +15,8 @@ use kruise_common::selector::Selector;
 use kruise_runtime::controller::Requeue;
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::Change;
-use rand::Rng;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
 use crate::apply::{ApplyError, Executor, Outcome, Stage};
@@ -59,6 +60,8 @@ pub struct Context {
     permits: Option<Arc<dyn Permits>>,
     /// When each set's status was written last.
     published: Mutex<HashMap<Uid, Instant>>,
+    /// Where the ids of new pods come from.
+    random: Mutex<StdRng>,
 }
 
 impl Context {
@@ -77,7 +80,17 @@ impl Context {
             pre_downloads: None,
             permits: None,
             published: Mutex::default(),
+            random: Mutex::new(StdRng::from_os_rng()),
         }
+    }
+
+    /// Makes the ids of new pods repeatable, for simulations.
+    #[must_use]
+    pub fn seed(mut self, seed: Option<u64>) -> Self {
+        if let Some(seed) = seed {
+            self.random = Mutex::new(StdRng::seed_from_u64(seed));
+        }
+        self
     }
 
     /// Pulls images before updates in place, or does not.
@@ -100,6 +113,10 @@ impl Context {
         if let Some(step) = images.decide(seen, set, self.options.in_place) {
             images.run(&self.executor, set, step).await;
         }
+    }
+
+    fn instance_id(&self) -> String {
+        instance_id(&mut self.random.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn since_published(&self, set: &Uid) -> Option<Duration> {
@@ -182,7 +199,7 @@ async fn round(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, ApplyEr
     let now = (context.clock)();
     let seen = observe::observe(&set, &parsed, &update_revision, stores, now);
     let mut unanswered = context.executor.take_unanswered(&set.uid).into_iter();
-    let mut ids = || unanswered.next().unwrap_or_else(instance_id);
+    let mut ids = || unanswered.next().unwrap_or_else(|| context.instance_id());
     let mut plan = plan(&seen, &context.options, &mut ids);
     if let Some(permits) = &context.permits {
         plan = permits::permitted(plan, &**permits).await;
@@ -309,8 +326,7 @@ fn newly_blocked(old: Option<&CloneSetStatus>, new: &CloneSetStatus) -> Option<S
     now.message.filter(|_| !known)
 }
 
-fn instance_id() -> String {
-    let mut random = rand::rng();
+fn instance_id(random: &mut StdRng) -> String {
     (0..INSTANCE_ID_LENGTH)
         .filter_map(|_| INSTANCE_ID_ALPHABET.get(random.random_range(0..INSTANCE_ID_ALPHABET.len())))
         .map(|byte| char::from(*byte))
@@ -378,7 +394,7 @@ mod tests {
 
     #[test]
     fn an_instance_id_has_five_safe_characters() {
-        let id = instance_id();
+        let id = instance_id(&mut StdRng::seed_from_u64(7));
         assert_eq!(id.len(), INSTANCE_ID_LENGTH);
         assert!(id.bytes().all(|byte| INSTANCE_ID_ALPHABET.contains(&byte)));
     }

@@ -73,7 +73,7 @@ async fn start(flags: Flags, gates: FeatureGates, controllers: Selection) -> any
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), revision, gates)?;
     let client = client(&flags, &metrics).await?;
     let webhooks = Webhooks::Serve(WebhookOptions::from_env(&|name| std::env::var(name).ok())?);
-    let setup = Setup { flags, gates, controllers, webhooks, clock: Arc::new(now), metrics };
+    let setup = Setup { flags, gates, controllers, webhooks, clock: Arc::new(now), metrics, seed: None };
     run::run(setup, client, stop).await
 }
 

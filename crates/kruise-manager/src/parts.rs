@@ -35,6 +35,8 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     /// Where metrics are registered.
     pub(crate) metrics: Metrics,
+    /// Makes random choices repeatable, for simulations.
+    pub(crate) seed: Option<u64>,
 }
 
 impl Parts {

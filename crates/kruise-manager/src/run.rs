@@ -55,6 +55,8 @@ pub struct Setup {
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     /// Metrics of the process.
     pub metrics: Metrics,
+    /// Makes random choices repeatable, for simulations; otherwise `None`.
+    pub seed: Option<u64>,
 }
 
 /// Runs until `stop` resolves, or until something that must not end has ended. Dropping the future stops everything
@@ -63,7 +65,7 @@ pub struct Setup {
 /// # Errors
 /// What made it impossible to start or to go on.
 pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let Setup { flags, gates, controllers, webhooks, clock, metrics } = setup;
+    let Setup { flags, gates, controllers, webhooks, clock, metrics, seed } = setup;
     let (shutting_down, going) = watch::channel(false);
     let (stop_servers, servers_stop) = watch::channel(false);
     let mut tasks = Tasks::new();
@@ -77,7 +79,7 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
         ("event writer", Ok(()))
     });
     let serves_resize = serves_resize(&client).await;
-    let parts = Parts { client, watches, events, gates, flags, serves_resize, clock, metrics };
+    let parts = Parts { client, watches, events, gates, flags, serves_resize, clock, metrics, seed };
 
     // Admission and conversion, in every replica.
     let admission = table::admission(&parts)?;

@@ -77,6 +77,7 @@ pub struct Playground {
     flags: Vec<String>,
     dial: Dial,
     admission: Option<Admission>,
+    seed: Option<u64>,
     manager: Option<Manager>,
     tasks: JoinSet<&'static str>,
 }
@@ -124,7 +125,7 @@ impl Playground {
     /// # Errors
     /// A definition is refused.
     pub async fn start_cluster(server: Server, options: Options) -> anyhow::Result<Self> {
-        let Options { nodes: settings, flags, dial, admission, .. } = options;
+        let Options { nodes: settings, flags, dial, admission, server: config } = options;
         let clock = Arc::clone(&settings.clock);
         let client = server.client_as(CLUSTER);
         install_definitions(&client).await?;
@@ -143,7 +144,8 @@ impl Playground {
             controllers::run(cluster, time, std::future::pending()).await;
             "controllers"
         });
-        Ok(Self { server, nodes, clock, flags, dial, admission, manager: None, tasks })
+        let seed = config.seed;
+        Ok(Self { server, nodes, clock, flags, dial, admission, seed, manager: None, tasks })
     }
 
     /// Starts a manager with the webhooks of [`Options::admission`]; a running one crashes.
@@ -161,7 +163,7 @@ impl Playground {
     /// A flag is wrong.
     pub fn start_manager(&mut self, webhooks: Webhooks) -> anyhow::Result<()> {
         self.crash_manager();
-        let setup = setup(&self.flags, webhooks, Arc::clone(&self.clock))?;
+        let setup = setup(&self.flags, webhooks, Arc::clone(&self.clock), self.seed)?;
         let (stop, stopped) = oneshot::channel();
         let client = (self.dial)(&self.server);
         let stopped = async {
@@ -258,7 +260,7 @@ async fn install_definitions(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn setup(flags: &[String], webhooks: Webhooks, clock: WallClock) -> anyhow::Result<Setup> {
+fn setup(flags: &[String], webhooks: Webhooks, clock: WallClock, seed: Option<u64>) -> anyhow::Result<Setup> {
     let defaults =
         ["kruise-manager", "--enable-leader-election=false", "--metrics-addr=0", "--health-probe-addr=0"];
     let line = defaults.into_iter().map(str::to_owned).chain(flags.iter().cloned());
@@ -267,5 +269,5 @@ fn setup(flags: &[String], webhooks: Webhooks, clock: WallClock) -> anyhow::Resu
     let controllers = Selection::parse(&flags.controllers)?;
     controllers.check(gates)?;
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), "sandbox", gates)?;
-    Ok(Setup { flags, gates, controllers, webhooks, clock, metrics })
+    Ok(Setup { flags, gates, controllers, webhooks, clock, metrics, seed })
 }

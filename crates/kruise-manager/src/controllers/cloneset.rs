@@ -53,7 +53,7 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
     let pre_download = parts.gates.enabled(Gate::KruiseDaemon)
         && parts.gates.enabled(Gate::PreDownloadImageForInPlaceUpdate);
     let context = Context::new(stores.clone(), executor, options, Arc::clone(&parts.clock));
-    let context = Arc::new(context.pre_download(pre_download));
+    let context = Arc::new(context.pre_download(pre_download).seed(parts.seed));
     let ready = stores.clone();
     Ok(Started {
         ready: async move { ready.ready().await }.boxed(),

@@ -87,6 +87,32 @@ impl Default for Config {
     }
 }
 
+/// One change of one object, as the history keeps it.
+#[derive(Clone, Debug)]
+pub struct Change(Arc<storage::Event>);
+
+impl Change {
+    /// The resourceVersion the change made.
+    pub fn resource_version(&self) -> u64 {
+        self.0.rv
+    }
+
+    /// Whether the object was created, changed or deleted.
+    pub fn kind(&self) -> EventKind {
+        self.0.kind
+    }
+
+    /// The object after the change; of a deleted one the last state.
+    pub fn object(&self) -> &Value {
+        &self.0.object.value
+    }
+
+    /// The object before the change.
+    pub fn previous(&self) -> Option<&Value> {
+        self.0.previous.as_ref().map(|previous| &previous.value)
+    }
+}
+
 /// An API server in memory. Clones are the same server.
 #[derive(Clone)]
 pub struct Server(Arc<Inner>);
@@ -178,6 +204,15 @@ impl Server {
     /// The resourceVersion of the last change.
     pub fn resource_version(&self) -> u64 {
         lock(&self.0.store).rv()
+    }
+
+    /// What happened to a kind (`pods`, `clonesets.apps.kruise.io`) after a resourceVersion, as far as the history
+    /// reaches back.
+    pub fn changes(&self, resource: &str, after: u64) -> Vec<Change> {
+        let store = lock(&self.0.store);
+        let all = |from: u64| store.after(resource, from, usize::MAX);
+        let events = all(after).or_else(|oldest| all(oldest.saturating_sub(1)));
+        events.unwrap_or_default().into_iter().map(Change).collect()
     }
 
     /// Forgets the history: watches and lists from older resourceVersions answer 410 from now on.
