@@ -8,7 +8,11 @@ use jiff::Timestamp;
 
 pub mod credentials;
 pub mod cri;
+mod crr;
 pub mod flags;
+mod kill;
+mod meta;
+mod pods;
 mod pull;
 pub mod run;
 mod wire;

@@ -1,6 +1,7 @@
 //! Puts the parts together, and takes them down again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use axum::Router;
@@ -8,9 +9,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::future::BoxFuture;
+use kruise_api::keys;
 use kruise_common::gates::{FeatureGates, Gate};
+use kruise_common::key::ObjectKey;
+use kruise_common::pod_wire::PodWire;
+use kruise_runtime::controller::{ControllerMetrics, Requeue, run_controller};
 use kruise_runtime::events::{ApiEvents, EventRecorder};
 use kruise_runtime::metrics::Metrics;
+use kruise_runtime::queue::{QueueMetrics, RateLimit, WorkQueue};
 use kruise_runtime::serve;
 use kruise_runtime::store::{Store, run_watch};
 use kube::Api;
@@ -18,13 +24,15 @@ use kube::runtime::watcher;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::Clock;
 use crate::cri::discover::Runtimes;
 use crate::flags::Flags;
+use crate::kill::Killer;
+use crate::pods::{NodePod, PodStore};
 use crate::pull::Puller;
 use crate::pull::secrets::Secrets;
 use crate::pull::view::NodeImageView;
 use crate::pull::worker::{Env, PullMetrics};
+use crate::{Clock, crr, meta};
 
 /// Everything an agent is told.
 pub struct Setup {
@@ -61,12 +69,18 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
         writer.run(api_events, events_stop).await;
         ("event writer", Ok(()))
     });
-    let mut synced: Vec<Synced> = Vec::new();
+    let mut parts =
+        Parts { flags, gates, runtimes, client, events, clock, metrics, stopped, tasks, synced: Vec::new() };
     if gates.enabled(Gate::KruiseDaemon) {
-        let store = pull_images(&mut tasks, &flags, &runtimes, &client, &events, &clock, &metrics, &stopped)?;
-        synced.push(("nodeImageInformerSynced", Box::new(move || store.is_ready())));
+        parts.pull_images()?;
+        let pods = parts.watch_pods();
+        parts.restart_containers(&pods)?;
+        if gates.enabled(Gate::DaemonWatchingPod) && gates.enabled(Gate::InPlaceUpdateEnvFromMetadata) {
+            parts.report_containers(&pods)?;
+        }
     }
-    serve_health(&mut tasks, &flags.addr, synced, &runtimes, &metrics, &stopped).await?;
+    parts.serve_health().await?;
+    let mut tasks = parts.tasks;
     tracing::info!(node, "running");
     let ended = tokio::select! {
         () = stop => Ok(()),
@@ -81,76 +95,167 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     ended
 }
 
-#[expect(clippy::too_many_arguments, reason = "handles made once, each of another kind")]
-fn pull_images(
-    tasks: &mut Tasks,
-    flags: &Flags,
-    runtimes: &Runtimes,
-    client: &kube::Client,
-    events: &EventRecorder,
-    clock: &Clock,
-    metrics: &Metrics,
-    stop: &watch::Receiver<bool>,
-) -> anyhow::Result<Store<NodeImageView>> {
-    let store: Store<NodeImageView> = Store::new();
-    let slots = usize::try_from(flags.max_workers_for_pull_image).ok().filter(|slots| *slots > 0);
-    let env = Env {
-        cri: runtimes.images().context("there is no container runtime")?.clone(),
-        secrets: Arc::new(Secrets::new(client.clone())),
-        slots: slots.map(|slots| Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS)))),
-        clock: Arc::clone(clock),
-        anonymous_fallback: flags.anonymous_pull_fallback,
-        metrics: PullMetrics::register(metrics.registry())?,
-    };
-    let events = events.for_component("kruise-daemon-imagepuller");
-    let puller = Puller::new(client.clone(), &flags.node_name, store.clone(), Arc::new(env), events);
-    let own = watcher::Config::default().fields(&format!("metadata.name={}", flags.node_name));
-    let watched = run_watch(Api::all(client.clone()), NodeImageView::of, store.clone(), own);
-    watch_until(tasks, "watch of the node image", watched, stop);
-    let stop = stop.clone();
-    tasks.spawn(async move {
-        puller.run(stop).await;
-        ("image puller", Ok(()))
-    });
-    Ok(store)
-}
-
-/// Runs a watch until the process stops.
-fn watch_until(
-    tasks: &mut Tasks,
-    name: &'static str,
-    watched: impl Future<Output = ()> + Send + 'static,
-    stop: &watch::Receiver<bool>,
-) {
-    let mut stop = stop.clone();
-    tasks.spawn(async move {
-        tokio::select! {
-            () = watched => {}
-            _ = stop.wait_for(|stop| *stop) => {}
-        }
-        (name, Ok(()))
-    });
+/// Handles and settings, made once, and what was started with them.
+struct Parts {
+    flags: Flags,
+    gates: FeatureGates,
+    runtimes: Runtimes,
+    client: kube::Client,
+    events: EventRecorder,
+    clock: Clock,
+    metrics: Metrics,
+    stopped: watch::Receiver<bool>,
+    tasks: Tasks,
+    synced: Vec<Synced>,
 }
 
 /// Name of a check, and whether it is passed.
 type Synced = (&'static str, Box<dyn Fn() -> bool + Send + Sync>);
 
-async fn serve_health(
-    tasks: &mut Tasks,
-    address: &str,
-    synced: Vec<Synced>,
-    runtimes: &Runtimes,
-    metrics: &Metrics,
-    stop: &watch::Receiver<bool>,
-) -> anyhow::Result<()> {
-    let listen = serve::Listen::parse(address).map_err(|error| anyhow!(error))?;
-    let Some(listener) = listen.bind().await.with_context(|| format!("cannot listen on {address}"))? else {
-        return Ok(());
-    };
-    let router = health(synced, runtimes.clone()).merge(serve::metrics_router(metrics.clone()));
-    let stop = stop.clone();
-    tasks.spawn(async move { ("server", serve::serve(listener, router, stop).await.map_err(Into::into)) });
-    Ok(())
+/// Retries of a failing key.
+const RETRIES: RateLimit =
+    RateLimit { base: Duration::from_millis(500), max: Duration::from_secs(50), qps: 0.0, burst: 1 };
+/// Retries of a failing restart.
+const RESTARTS: RateLimit =
+    RateLimit { base: Duration::from_secs(3), max: Duration::from_mins(10), ..RETRIES };
+
+impl Parts {
+    /// Follows the node's NodeImage.
+    fn pull_images(&mut self) -> anyhow::Result<()> {
+        let store: Store<NodeImageView> = Store::new();
+        let slots = usize::try_from(self.flags.max_workers_for_pull_image).ok().filter(|slots| *slots > 0);
+        let env = Env {
+            cri: self.runtimes.images().context("there is no container runtime")?.clone(),
+            secrets: Arc::new(Secrets::new(self.client.clone())),
+            slots: slots.map(|slots| Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS)))),
+            clock: Arc::clone(&self.clock),
+            anonymous_fallback: self.flags.anonymous_pull_fallback,
+            metrics: PullMetrics::register(self.metrics.registry())?,
+        };
+        let events = self.events.for_component("kruise-daemon-imagepuller");
+        let node = &self.flags.node_name;
+        let puller = Puller::new(self.client.clone(), node, store.clone(), Arc::new(env), events);
+        let own = watcher::Config::default().fields(&format!("metadata.name={node}"));
+        let watched = run_watch(Api::all(self.client.clone()), NodeImageView::of, store.clone(), own);
+        self.until_stop("watch of the node image", watched);
+        let stop = self.stopped.clone();
+        self.tasks.spawn(async move {
+            puller.run(stop).await;
+            ("image puller", Ok(()))
+        });
+        self.synced.push(("nodeImageInformerSynced", Box::new(move || store.is_ready())));
+        Ok(())
+    }
+
+    /// The node's pods, if they may be watched; otherwise none are ever known.
+    fn watch_pods(&mut self) -> PodStore {
+        let pods = PodStore::new();
+        if self.gates.enabled(Gate::DaemonWatchingPod) {
+            let own = watcher::Config::default().fields(&format!("spec.nodeName={}", self.flags.node_name));
+            let watched = run_watch(Api::<PodWire>::all(self.client.clone()), NodePod::of, pods.clone(), own);
+            self.until_stop("watch of the pods", watched);
+        }
+        pods
+    }
+
+    /// Serves ContainerRecreateRequests.
+    fn restart_containers(&mut self, pods: &PodStore) -> anyhow::Result<()> {
+        let requests: Store<crr::Request> = Store::new();
+        let own = format!("{}={},{}=true", keys::CRR_NODE_NAME, self.flags.node_name, keys::CRR_ACTIVE);
+        let own = watcher::Config::default().labels(&own);
+        let watched = run_watch(Api::all(self.client.clone()), crr::Request::of, requests.clone(), own);
+        self.until_stop("watch of the container recreate requests", watched);
+        let controller = Arc::new(crr::Controller {
+            requests: requests.clone(),
+            pods: pods.clone(),
+            killer: self.killer("kruise-daemon-crr"),
+            clock: Arc::clone(&self.clock),
+        });
+        let (queue, counters) = self.queue("crr", RETRIES)?;
+        controller.wire(&queue);
+        let reconcile = move |key| {
+            let controller = Arc::clone(&controller);
+            async move { controller.reconcile(&key).await }
+        };
+        self.control("crr", queue, 32, reconcile, counters);
+        self.synced.push(("crrInformerSynced", Box::new(move || requests.is_ready())));
+        Ok(())
+    }
+
+    /// Reports what containers were started with.
+    fn report_containers(&mut self, pods: &PodStore) -> anyhow::Result<()> {
+        let (name, restarter) = ("runtime_container_meta", "runtime_container_meta_restarter");
+        let (queue, counters) = self.queue(name, RETRIES)?;
+        let (restarts, restart_counters) = self.queue(restarter, RESTARTS)?;
+        let killer = self.killer("kruise-daemon-containermeta");
+        let reporter = Arc::new(meta::Reporter { pods: pods.clone(), killer, restarts: restarts.clone() });
+        reporter.wire(&queue);
+        let other = Arc::clone(&reporter);
+        let reconcile = move |key| {
+            let reporter = Arc::clone(&reporter);
+            async move { reporter.reconcile(&key).await }
+        };
+        let restart = move |key| {
+            let reporter = Arc::clone(&other);
+            async move { reporter.restart(&key).await }
+        };
+        self.control(name, queue, 5, reconcile, counters);
+        self.control(restarter, restarts, 10, restart, restart_counters);
+        Ok(())
+    }
+
+    fn killer(&self, component: &str) -> Killer {
+        let events = self.events.for_component(component);
+        Killer { client: self.client.clone(), runtimes: self.runtimes.clone(), events }
+    }
+
+    fn queue(&self, name: &str, limit: RateLimit) -> anyhow::Result<(WorkQueue, ControllerMetrics)> {
+        let registry = self.metrics.registry();
+        let queue = WorkQueue::new(limit, QueueMetrics::register(registry, name)?);
+        Ok((queue, ControllerMetrics::register(registry, name)?))
+    }
+
+    fn control<R>(
+        &mut self,
+        name: &'static str,
+        queue: WorkQueue,
+        workers: usize,
+        reconcile: impl Fn(ObjectKey) -> R + Send + Sync + 'static,
+        counters: ControllerMetrics,
+    ) where
+        R: Future<Output = anyhow::Result<Requeue>> + Send + 'static,
+    {
+        let running = run_controller(name, queue, workers, reconcile, counters, self.stopped.clone());
+        // A round may hold a container's grace period; nobody waits for it when the process ends.
+        self.until_stop(name, running);
+    }
+
+    /// Runs something until the process stops.
+    fn until_stop(&mut self, name: &'static str, runs: impl Future<Output = ()> + Send + 'static) {
+        let mut stop = self.stopped.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = runs => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+            (name, Ok(()))
+        });
+    }
+
+    async fn serve_health(&mut self) -> anyhow::Result<()> {
+        let address = &self.flags.addr;
+        let listen = serve::Listen::parse(address).map_err(|error| anyhow!(error))?;
+        let Some(listener) = listen.bind().await.with_context(|| format!("cannot listen on {address}"))?
+        else {
+            return Ok(());
+        };
+        let health = health(std::mem::take(&mut self.synced), self.runtimes.clone());
+        let router = health.merge(serve::metrics_router(self.metrics.clone()));
+        let stop = self.stopped.clone();
+        self.tasks
+            .spawn(async move { ("server", serve::serve(listener, router, stop).await.map_err(Into::into)) });
+        Ok(())
+    }
 }
 
 /// `/healthz`: whether the watches work. `/readyz`: whether the container runtime does, too.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use kruise_api::keys;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pod::{ContainerView, PodView};
 use crate::revision::{fnv1a_of_printed, write_text};
 
 /// What the node agent says of the containers it sees, from the pod's annotation.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 pub struct RuntimeMeta {
     /// One entry per container.
@@ -17,7 +17,7 @@ pub struct RuntimeMeta {
 }
 
 /// One container as the node agent sees it.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct RuntimeContainer {
     /// Name of the container.
@@ -32,13 +32,19 @@ pub struct RuntimeContainer {
 }
 
 /// Hashes of what a container was started with.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct RuntimeHashes {
     /// Of image and name.
     pub plain_hash: u64,
-    /// Of the env read from labels and annotations.
+    /// Of the env read from labels and annotations; 0 is unknown.
+    #[serde(skip_serializing_if = "is_unknown")]
     pub extracted_env_from_metadata_hash: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_unknown(hash: &u64) -> bool {
+    *hash == 0
 }
 
 impl RuntimeMeta {

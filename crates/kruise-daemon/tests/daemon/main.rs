@@ -8,7 +8,10 @@
 )]
 
 mod fake_cri;
+mod pods;
 mod pulling;
+mod recreating;
+mod reporting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +67,10 @@ impl World {
             Setup { flags, gates, runtimes: self.cri.runtimes(), clock: Arc::clone(&self.clock), metrics };
         let client = self.server.client_as("daemon");
         self.agent = Some(tokio::spawn(run::run(setup, client, std::future::pending())));
+    }
+
+    pub(crate) fn now(&self) -> jiff::Timestamp {
+        (self.clock)()
     }
 
     pub(crate) fn kill(&mut self) {
