@@ -41,8 +41,53 @@ pub(crate) fn create(resource: &Resource, object: &Value, checks: &mut Checks) {
     }
 }
 
-/// Checks `metadata` of an object to be updated.
-pub(crate) fn update(resource: &Resource, object: &Value, old: &Value, checks: &mut Checks) {
+/// Checks `metadata` of an object to be updated. The API server does some of it several times, before and in what it does
+/// for the kind, and tells each finding as often.
+pub(crate) fn update(
+    resource: &Resource,
+    subresource: Option<&str>,
+    object: &Value,
+    old: &Value,
+    checks: &mut Checks,
+) {
+    let meta = object.get("metadata").unwrap_or(&Value::Null);
+    common(meta, checks);
+    finalizers(meta, checks);
+    changes(object, old, checks);
+    let [state, change] = again(resource, subresource);
+    if change {
+        changes(object, old, checks);
+        if !resource.custom {
+            standard_finalizers(meta, checks);
+        }
+    }
+    if state {
+        common(meta, checks);
+        finalizers(meta, checks);
+        standard_finalizers(meta, checks);
+    }
+}
+
+/// Whether the checks of a kind look again at the state of the metadata, and at their change.
+fn again(resource: &Resource, subresource: Option<&str>) -> [bool; 2] {
+    let itself = subresource.is_none();
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        _ if resource.custom => [false, true],
+        ("admissionregistration.k8s.io" | "flowcontrol.apiserver.k8s.io" | "discovery.k8s.io", _)
+        | ("", "persistentvolumes")
+        | ("storage.k8s.io", "volumeattachments" | "csinodes") => [itself, false],
+        ("policy", _) => [false, false],
+        ("", "pods") => [!matches!(subresource, Some("status")), true],
+        ("", "persistentvolumeclaims" | "serviceaccounts" | "secrets" | "configmaps" | "endpoints")
+        | ("apps", "statefulsets" | "controllerrevisions")
+        | ("certificates.k8s.io" | "rbac.authorization.k8s.io", _)
+        | ("networking.k8s.io", "ingresses" | "ingressclasses") => [itself, true],
+        _ => [false, true],
+    }
+}
+
+/// What may not change in `metadata`, and labels, annotations and owners.
+fn changes(object: &Value, old: &Value, checks: &mut Checks) {
     let empty = Value::Null;
     let (meta, old) = (object.get("metadata").unwrap_or(&empty), old.get("metadata").unwrap_or(&empty));
     if at(old, &["deletionTimestamp"]).is_some() {
@@ -72,12 +117,6 @@ pub(crate) fn update(resource: &Resource, object: &Value, old: &Value, checks: &
         checks.immutable(at(meta, &[field]), at(old, &[field]), &format!("metadata.{field}"));
     }
     common(meta, checks);
-    if !resource.custom {
-        standard_finalizers(meta, checks);
-        if resource.plural == "pods" {
-            finalizers(meta, checks);
-        }
-    }
 }
 
 /// Labels and annotations of an object or of a template, whose paths start with `path`.

@@ -43,6 +43,19 @@ pub fn decode(resource: &Resource, version: &str, object: &mut Value) -> Result<
     wire::decode(resource, version, object)
 }
 
+/// As [`decode`] for a kind by name, in any group and version; a kind that is not known is not looked at.
+///
+/// # Errors
+/// The text of the API server's decoder when a value has another type than its field.
+pub fn decode_kind(
+    group: &str,
+    version: &str,
+    kind: &str,
+    object: &mut Value,
+) -> Result<Vec<String>, String> {
+    wire::decode_as(group, version, kind, object)
+}
+
 /// Reads the metadata of a custom object as [`decode`] reads whole objects of built-in kinds.
 ///
 /// # Errors
@@ -89,7 +102,7 @@ pub fn validate_update(
     new: &Value,
 ) -> Vec<FieldError> {
     let mut checks = Checks::default();
-    meta::update(resource, new, old, &mut checks);
+    meta::update(resource, subresource, new, old, &mut checks);
     if !resource.custom {
         validate::update(resource, subresource, old, new, &mut checks);
     }

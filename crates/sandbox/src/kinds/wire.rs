@@ -31,15 +31,22 @@ pub(super) fn decode_kind(
     kind: &str,
     object: &mut Value,
 ) -> Result<Vec<String>, ApiError> {
+    decode_as(group, version, kind, object).map_err(|text| {
+        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {text}"))
+    })
+}
+
+/// See [`super::decode_kind`].
+pub(super) fn decode_as(
+    group: &str,
+    version: &str,
+    kind: &str,
+    object: &mut Value,
+) -> Result<Vec<String>, String> {
     let types = Types::get();
     let Some(id) = types.kind(group, version, kind) else { return Ok(Vec::new()) };
     let mut reader = Reader { types, path: Vec::new(), unknown: Vec::new() };
-    match reader.read(id, object, "") {
-        Ok(()) => Ok(reader.unknown),
-        Err(text) => Err(ApiError::bad_request(format!(
-            "{kind} in version {version:?} cannot be handled as a {kind}: {text}"
-        ))),
-    }
+    reader.read(id, object, "").map(|()| reader.unknown)
 }
 
 /// See [`super::decode_metadata`].

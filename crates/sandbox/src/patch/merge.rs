@@ -76,6 +76,8 @@ mod tests {
 
         #[test]
         fn merging_twice_is_merging_once(target in any_object(), patch in any_json()) {
+            // Nulls within lists are dropped only where a list is new, as the API server's library does it.
+            let patch = without_nulls_in_lists(patch);
             let once = merged(&target, &patch);
             prop_assert_eq!(merged(&once, &patch), once);
         }
@@ -90,6 +92,17 @@ mod tests {
                 prop_assert_eq!(one_by_one, merged(&a, &merged(&b, &c)));
             }
         }
+    }
+
+    fn without_nulls_in_lists(mut value: Value) -> Value {
+        match &mut value {
+            Value::Array(items) => items.iter_mut().for_each(prune_nulls),
+            Value::Object(fields) => {
+                fields.values_mut().for_each(|value| *value = without_nulls_in_lists(value.take()));
+            }
+            _ => {}
+        }
+        value
     }
 
     /// True if `c` puts an object where `b` has something else.

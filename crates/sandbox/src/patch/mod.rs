@@ -16,6 +16,7 @@ pub use apply::apply;
 pub use fields::FieldSet;
 pub use json::json;
 pub use merge::merge;
+pub(crate) use strategic::go_text;
 pub use strategic::strategic;
 
 use serde_json::Value;

@@ -350,7 +350,13 @@ fn without_directives(value: Value) -> Option<Value> {
 
 fn unknown_directive(directive: &Value, patch: &Object) -> ApiError {
     let map = go_text(&Value::Object(patch.clone()));
-    misfit(format!("unknown patch type: {} in map: {map}", go_text(directive)))
+    // Go is told to print a text here, and says so when it is none.
+    let shown = match directive {
+        Value::Bool(_) | Value::Number(_) => format!("%!s({}={directive})", go_type(directive)),
+        Value::Null => go_type(directive).to_owned(),
+        other => go_text(other),
+    };
+    misfit(format!("unknown patch type: {shown} in map: {map}"))
 }
 
 /// What Go's reflection calls a decoded JSON value.
@@ -367,7 +373,7 @@ fn go_type(value: &Value) -> &'static str {
 }
 
 /// A value as Go's `%v` prints it.
-pub(super) fn go_text(value: &Value) -> String {
+pub(crate) fn go_text(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::String(text) => text.clone(),

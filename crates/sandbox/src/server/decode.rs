@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::handler::Call;
 use super::storage::lock;
 use super::{json, protobuf};
-use crate::error::{ApiError, Reason};
+use crate::error::{ApiError, FieldError};
 
 const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
@@ -106,57 +106,145 @@ fn go_error(bytes: &[u8], error: &serde_json::Error) -> String {
 /// The body of a create or update: an object of the request's kind and version, which it may leave out if built in.
 pub(crate) fn object(call: &Call) -> Result<Value, ApiError> {
     let mut value = parse(call, &call.resource.kind)?;
-    check_kind(call, &mut value)?;
+    check_kind(call, &mut value).map_err(|wrong| wrong.posted(call, &value))?;
     Ok(value)
 }
 
-/// The object is of the request's kind and version.
-pub(crate) fn check_kind(call: &Call, value: &mut Value) -> Result<(), ApiError> {
-    let resource = &call.resource;
-    let api_version = resource.api_version(&call.info.version);
-    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (given_version, given_kind) = (text("apiVersion"), text("kind"));
-    for (field, given) in [("Kind", &given_kind), ("apiVersion", &given_version)] {
-        if given.is_empty() && resource.custom {
-            let shown: String = value.to_string().chars().take(1024).collect();
-            return Err(ApiError::bad_request(format!("Object '{field}' is missing in '{shown}'")));
-        }
-    }
-    let same_kind = given_kind.is_empty() || given_kind == resource.kind;
-    let same_version = given_version.is_empty() || given_version == api_version;
-    if !same_kind || !same_version {
-        return Err(ApiError::bad_request(mismatch(call, &given_version, &given_kind)));
-    }
-    if let Some(map) = value.as_object_mut() {
-        map.insert("apiVersion".to_owned(), Value::from(api_version));
-        map.insert("kind".to_owned(), Value::from(resource.kind.as_str()));
-    }
-    if !value.get("metadata").is_none_or(|meta| meta.is_object() || meta.is_null()) {
-        let (kind, version) = (&resource.kind, &call.info.version);
-        return Err(ApiError::bad_request(format!(
-            "{kind} in version {version:?} cannot be handled as a {kind}: json: cannot unmarshal into Go struct field \
-             {kind}.metadata of type v1.ObjectMeta"
-        )));
-    }
-    Ok(())
+/// Why an object is not of the request's kind and version.
+pub(crate) enum Wrong {
+    /// A custom object does not name this.
+    Missing(&'static str),
+    /// It names others.
+    Other {
+        /// Its `apiVersion`.
+        version: String,
+        /// Its `kind`.
+        kind: String,
+    },
+    /// Its metadata are no object.
+    Metadata,
 }
 
-fn mismatch(call: &Call, given_version: &str, given_kind: &str) -> String {
-    let resource = &call.resource;
-    let api_version = resource.api_version(&call.info.version);
-    if resource.custom {
-        let found = if given_kind == resource.kind { given_version } else { given_kind };
-        let wanted = if given_kind == resource.kind { api_version } else { resource.kind.clone() };
-        return format!(
-            "the {} in the data ({found}) does not match the expected {} ({wanted})",
-            if given_kind == resource.kind { "API version" } else { "kind" },
-            if given_kind == resource.kind { "API version" } else { "kind" },
-        );
+impl Wrong {
+    /// The refusal of a body.
+    fn posted(&self, call: &Call, value: &Value) -> ApiError {
+        let resource = &call.resource;
+        match self {
+            Self::Missing(field) => ApiError::bad_request(format!(
+                "the object provided is unrecognized (must be of type {}): Object '{field}' is missing in '{}' ({})",
+                resource.kind,
+                String::from_utf8_lossy(&call.body),
+                summary(&call.body)
+            )),
+            Self::Other { version, .. } if resource.custom && *version != api_version(call) => {
+                ApiError::bad_request(format!(
+                    "the API version in the data ({version}) does not match the expected API version ({})",
+                    api_version(call)
+                ))
+            }
+            Self::Other { kind, .. } if resource.custom => {
+                let errors = [must_be("kind", kind, &resource.kind)];
+                ApiError::invalid(&resource.group, kind, name(value), &errors)
+            }
+            Self::Other { version, kind } => {
+                let kind = if kind.is_empty() { &resource.kind } else { kind };
+                let wanted = (short_group(call), resource.kind.as_str());
+                ApiError::bad_request(not_handled(call, (&or_asked(call, version), kind), wanted))
+            }
+            Self::Metadata => {
+                let (kind, version) = (&resource.kind, &call.info.version);
+                ApiError::bad_request(format!(
+                    "{kind} in version {version:?} cannot be handled as a {kind}: json: cannot unmarshal into Go struct \
+                     field {kind}.metadata of type v1.ObjectMeta"
+                ))
+            }
+        }
     }
-    let kind = if given_kind.is_empty() { &resource.kind } else { given_kind };
-    let given_version = if given_version.is_empty() { &api_version } else { given_version };
-    let short = resource.group.split('.').next().filter(|short| !short.is_empty()).unwrap_or("core");
-    not_handled(call, (given_version, kind), (short, &resource.kind))
+
+    /// The refusal of a patch's result: as it is, or what is wrong with the patch.
+    pub(crate) fn patched(&self, call: &Call, value: &Value) -> Result<ApiError, String> {
+        let resource = &call.resource;
+        match self {
+            Self::Missing(field) => {
+                let shown: String = value.to_string().chars().take(1024).collect();
+                Ok(ApiError::bad_request(format!("Object '{field}' is missing in '{shown}'")))
+            }
+            Self::Other { version, kind } if resource.custom => {
+                let wanted = api_version(call);
+                let errors: Vec<FieldError> =
+                    [("kind", kind, &resource.kind), ("apiVersion", version, &wanted)]
+                        .into_iter()
+                        .filter(|(_, given, wanted)| given != wanted)
+                        .map(|(field, given, wanted)| must_be(field, given, wanted))
+                        .collect();
+                Ok(ApiError::invalid(&resource.group, kind, name(value), &errors))
+            }
+            Self::Other { version, kind } => {
+                let version = or_asked(call, version);
+                let kind = if kind.is_empty() { &resource.kind } else { kind };
+                let (group, number) = version.rsplit_once('/').unwrap_or(("", &version));
+                // It is read as what it says it is before it is found to be something else.
+                match crate::kinds::decode_kind(group, number, kind, &mut value.clone()) {
+                    Err(why) => Err(why),
+                    Ok(_) => Err(not_converted(call, (&version, kind), (short_group(call), &resource.kind))),
+                }
+            }
+            Self::Metadata => Ok(self.posted(call, value)),
+        }
+    }
+}
+
+fn must_be(field: &str, given: &str, wanted: &str) -> FieldError {
+    FieldError::invalid(field, &given.into(), &format!("must be {wanted}"))
+}
+
+fn name(value: &Value) -> &str {
+    crate::object::name(value)
+}
+
+fn api_version(call: &Call) -> String {
+    call.resource.api_version(&call.info.version)
+}
+
+fn or_asked(call: &Call, version: &str) -> String {
+    if version.is_empty() { api_version(call) } else { version.to_owned() }
+}
+
+/// The resource's group as Go packages are called.
+fn short_group(call: &Call) -> &str {
+    call.resource.group.split('.').next().filter(|short| !short.is_empty()).unwrap_or("core")
+}
+
+/// The object is of the request's kind and version, which is written into it.
+pub(crate) fn check_kind(call: &Call, value: &mut Value) -> Result<(), Wrong> {
+    let resource = &call.resource;
+    let wanted = api_version(call);
+    {
+        let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        if resource.custom {
+            if kind.is_empty() {
+                return Err(Wrong::Missing("Kind"));
+            }
+            if version.is_empty() {
+                return Err(Wrong::Missing("apiVersion"));
+            }
+        }
+        let same_kind = kind.is_empty() || kind == resource.kind;
+        let same_version = version.is_empty() || version == wanted;
+        if !same_kind || !same_version {
+            return Err(Wrong::Other { version: version.to_owned(), kind: kind.to_owned() });
+        }
+    }
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".to_owned(), Value::from(wanted));
+        map.insert("kind".to_owned(), Value::from(resource.kind.as_str()));
+    }
+    if value.get("metadata").is_none_or(|meta| meta.is_object() || meta.is_null()) {
+        Ok(())
+    } else {
+        Err(Wrong::Metadata)
+    }
 }
 
 /// A body posted to a subresource, whose kind is another than the resource's, is of that kind if it says one.
@@ -171,33 +259,46 @@ pub(crate) fn check_posted(call: &Call, value: &Value, group: &str, kind: &str) 
 }
 
 /// Why a body of one kind cannot be taken for another, which is named with the short form of its group.
-fn not_handled(call: &Call, (given_version, kind): (&str, &str), (short, wanted): (&str, &str)) -> String {
+fn not_handled(call: &Call, given: (&str, &str), wanted: (&str, &str)) -> String {
+    let version = given.0.rsplit('/').next().unwrap_or_default();
+    let why = not_converted(call, given, wanted);
+    format!("{} in version {version:?} cannot be handled as a {}: {why}", given.1, wanted.1)
+}
+
+fn not_converted(call: &Call, (given_version, kind): (&str, &str), (short, wanted): (&str, &str)) -> String {
     let version = given_version.rsplit('/').next().unwrap_or_default();
     let (group, _) = given_version.rsplit_once('/').unwrap_or(("", version));
     let served = |one: &crate::resource::Resource| {
         !one.custom && one.group == group && one.kind == kind && one.version(version).is_some()
     };
-    let known = call.server.registry().all().iter().any(|one| served(one));
-    let why = if known {
+    if call.server.registry().all().iter().any(|one| served(one)) {
         format!("converting ({version}.{kind}) to ({short}.{wanted}): unknown conversion")
     } else {
-        format!("no kind {kind:?} is registered for version {given_version:?} in scheme {SCHEME:?}")
-    };
-    format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}")
+        not_registered(given_version, kind)
+    }
+}
+
+/// The built-in kinds do not have this one.
+pub(crate) fn not_registered(api_version: &str, kind: &str) -> String {
+    format!("no kind {kind:?} is registered for version {api_version:?} in scheme {SCHEME:?}")
 }
 
 /// Where the API server's errors say that the built-in kinds are registered.
 const SCHEME: &str = "pkg/runtime/scheme.go:110";
 
-/// A patch in JSON or YAML.
-pub(crate) fn patch_value(call: &Call, yaml: bool) -> Result<Value, ApiError> {
-    let bytes = &call.body;
-    let parsed = if yaml { yaml_value(bytes) } else { json_value(call, bytes) };
-    parsed.map_err(|why| {
-        if yaml {
-            ApiError::bad_request(format!("error decoding YAML: {why}"))
-        } else {
-            ApiError::new(Reason::BadRequest, format!("error decoding patch: {why}"))
-        }
-    })
+/// A patch in JSON; the error is Go's text.
+pub(crate) fn json_patch(call: &Call) -> Result<Value, String> {
+    json_value(call, &call.body)
+}
+
+/// What Go's decoder says of a patch that is no object.
+pub(crate) fn no_map(value: &Value) -> String {
+    let what = match value {
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::Null | Value::Object(_) => "object",
+    };
+    format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}")
 }

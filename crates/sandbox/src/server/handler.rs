@@ -11,7 +11,7 @@ use super::answer::{Accept, Answer, Body, BodyError};
 use super::fault::Fate;
 use super::route::{self, Query, RequestInfo, Route, Target, Verb};
 use super::storage::lock;
-use super::{Server, answer, delete, read, sub, watch, write};
+use super::{Server, answer, delete, patches, read, sub, watch, write};
 use crate::builtin;
 use crate::error::{ApiError, FieldError};
 use crate::resource::{Resource, Version};
@@ -309,7 +309,7 @@ async fn dispatch(call: &Arc<Call>) -> Result<Answer, ApiError> {
         Verb::Watch => watch::open(call).await,
         Verb::Create => write::create(call).await,
         Verb::Update => write::update(call).await,
-        Verb::Patch => write::patch(call).await,
+        Verb::Patch => patches::patch(call).await,
         Verb::Delete => delete::one(call).await,
         Verb::DeleteCollection => delete::collection(call).await,
     }

@@ -17,6 +17,7 @@ mod json;
 mod listen;
 mod other;
 mod owners;
+mod patches;
 mod pipeline;
 mod protobuf;
 mod read;

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::admit::{self, Question};
 use super::handler::Call;
+use super::patches::Form;
 use super::storage::lock;
-use super::{owners, sub};
+use super::{decode, owners, sub};
 use crate::admission::{self, Operation};
 use crate::error::{ApiError, FieldError};
 use crate::schema::Structural;
@@ -47,22 +48,52 @@ pub(crate) fn decode(call: &Call, value: &mut Value) -> Result<(), ApiError> {
     }
 }
 
-/// The same for the result of a patch, whose refusals are worded differently.
-pub(crate) fn decode_patched(call: &Call, value: &mut Value) -> Result<(), ApiError> {
-    let refused = |value: &Value, why: &str| {
-        let shown = Value::from(value.to_string());
-        ApiError::invalid("", "", "", &[FieldError::invalid("patch", &shown, why)])
+/// The same for the result of a patch, whose refusals quote the patch or its result.
+pub(crate) fn decode_patched(
+    call: &Call,
+    value: &mut Value,
+    form: Form,
+    quoted: impl Fn() -> String,
+) -> Result<(), ApiError> {
+    let refused = |why: &str| {
+        ApiError::invalid("", "", "", &[FieldError::invalid("patch", &Value::from(quoted()), why)])
     };
-    let before = value.clone();
+    decode::check_kind(call, value).map_err(|wrong| match wrong.patched(call, value) {
+        Ok(error) => error,
+        Err(why) => refused(&why),
+    })?;
     let unknown = remove_unknown(call, value).map_err(|error| {
         let prefix = format!("cannot be handled as a {}: ", call.resource.kind);
         let why = error.message.split_once(&prefix).map_or(error.message.as_str(), |(_, why)| why);
-        refused(&before, why)
+        let converted = (form == Form::Strategic).then(|| not_converted(why)).flatten();
+        refused(converted.as_deref().unwrap_or(why))
     })?;
     match strict_error(call, &unknown) {
-        Some(text) => Err(refused(&before, &text)),
+        Some(text) => Err(refused(&text)),
         None => Ok(()),
     }
+}
+
+/// What the decoder says of a wrong type, in the words of the conversion that a strategic patch goes through.
+fn not_converted(why: &str) -> Option<String> {
+    let (found, rest) = why.strip_prefix("json: cannot unmarshal ")?.split_once(" into Go ")?;
+    let (_, wanted) = rest.rsplit_once(" of type ")?;
+    let found = found.split(' ').next()?;
+    let (kind, name) = match found {
+        "object" => ("map", "map[string]interface {}"),
+        "array" => ("slice", "[]interface {}"),
+        "number" => ("int64", "int64"),
+        other => (other, other),
+    };
+    Some(if wanted.starts_with("map[") {
+        format!("cannot restore map from {kind}")
+    } else if wanted.starts_with("[]") {
+        format!("cannot restore slice from {kind}")
+    } else if wanted.contains('.') {
+        format!("cannot restore struct from: {kind}")
+    } else {
+        format!("cannot convert {name} to {wanted}")
+    })
 }
 
 fn remove_unknown(call: &Call, value: &mut Value) -> Result<Vec<String>, ApiError> {

@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Form};
 use super::handler::Call;
+use super::patches::{self, Patch};
 use super::pipeline::{self, Rules};
 use super::route::Verb;
 use super::storage::lock;
 use super::write::change;
 use super::{convert, decode, evict, read, render, write};
 use crate::error::{ApiError, FieldError, Reason};
-use crate::{object, patch};
+use crate::object;
 
 /// Answers a request to a subresource.
 pub(crate) async fn run(call: &Arc<Call>) -> Result<Answer, ApiError> {
@@ -29,7 +30,7 @@ pub(crate) async fn run(call: &Arc<Call>) -> Result<Answer, ApiError> {
         ("ephemeralcontainers" | "resize" | "approval" | "finalize", Verb::Update) => {
             write::update(call).await
         }
-        ("ephemeralcontainers" | "resize" | "approval", Verb::Patch) => write::patch(call).await,
+        ("ephemeralcontainers" | "resize" | "approval", Verb::Patch) => patches::patch(call).await,
         ("log" | "exec" | "attach" | "portforward" | "proxy", _) => not_here(call),
         _ => Err(ApiError::method_not_allowed()),
     }
@@ -148,27 +149,15 @@ async fn scale_get(call: &Call) -> Result<Answer, ApiError> {
 }
 
 async fn scale_change(call: &Call) -> Result<Answer, ApiError> {
-    let media = decode::media_type(call).to_owned();
-    let body = match call.info.verb {
-        Verb::Update => decode::parse(call, "Scale")?,
-        _ => decode::patch_value(call, false)?,
+    let asked = match call.info.verb {
+        Verb::Update => Err(decode::parse(call, "Scale")?),
+        _ => Ok(Patch::of(call)?),
     };
     let paths = ScalePaths::of(call);
     let stored = change(call, Rules::Of(Some("scale")), |old| {
-        let scale = scale_of(call, old)?;
-        let asked = match (call.info.verb, media.as_str()) {
-            (Verb::Update, _) => body.clone(),
-            (_, "application/json-patch+json") => {
-                let mut patched = scale;
-                patch::json(&mut patched, &body)?;
-                patched
-            }
-            (_, "application/merge-patch+json" | "application/strategic-merge-patch+json") => {
-                let mut patched = scale;
-                patch::merge(&mut patched, &body);
-                patched
-            }
-            _ => return Err(write::unsupported_patch(call)),
+        let asked = match &asked {
+            Err(scale) => scale.clone(),
+            Ok(patch) => patch.apply_plain(&scale_of(call, old)?)?,
         };
         let new = rescaled(call, &paths, old, &asked)?;
         Ok(new)

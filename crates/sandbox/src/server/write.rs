@@ -1,9 +1,8 @@
-//! Create, update and patch.
+//! Create and update, and the change of an object that all writes come to.
 
 use std::sync::Arc;
 
 use http::StatusCode;
-use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
@@ -12,14 +11,14 @@ use super::handler::Call;
 use super::pipeline::{self, Rules};
 use super::route::Verb;
 use super::storage::{Refused, Stored, lock};
-use super::{convert, decode, owners, read};
-use crate::error::{ApiError, FieldError, MODIFIED, Reason};
+use super::{convert, decode, read};
+use crate::error::{ApiError, FieldError, MODIFIED};
+use crate::object;
 use crate::patch::managers;
 use crate::resource::Resource;
-use crate::{object, patch};
 
 /// How often a write without a resourceVersion is tried anew on what somebody else has written meanwhile.
-const TRIES: usize = 20;
+pub(crate) const TRIES: usize = 20;
 
 /// POST of an object.
 pub(crate) async fn create(call: &Arc<Call>) -> Result<Answer, ApiError> {
@@ -89,7 +88,7 @@ fn taken(call: &Call, key: &str, name: &str) -> ApiError {
 }
 
 /// The object's namespace is that of the request.
-fn check_namespace(call: &Call, value: &Value) -> Result<(), ApiError> {
+pub(crate) fn check_namespace(call: &Call, value: &Value) -> Result<(), ApiError> {
     let given = object::namespace(value);
     // What has no namespace may name one: it is dropped.
     if call.resource.namespaced && !given.is_empty() && given != call.info.namespace {
@@ -156,7 +155,8 @@ pub(crate) async fn update(call: &Arc<Call>) -> Result<Answer, ApiError> {
     read::answer(call, StatusCode::OK, stored).await
 }
 
-fn check_name(call: &Call, value: &Value) -> Result<(), ApiError> {
+/// The object's name is that of the request.
+pub(crate) fn check_name(call: &Call, value: &Value) -> Result<(), ApiError> {
     let (given, wanted) = (object::name(value), call.info.name.as_str());
     if given.is_empty() {
         return Err(ApiError::bad_request(format!(
@@ -293,112 +293,4 @@ pub(crate) fn another_uid(call: &Call, given: &str, own: &str) -> ApiError {
         call.key()
     );
     ApiError::conflict(&call.resource, &call.info.name, &why)
-}
-
-/// PATCH of an object.
-pub(crate) async fn patch(call: &Arc<Call>) -> Result<Answer, ApiError> {
-    check_patch_options(call)?;
-    if decode::media_type(call) == APPLY {
-        return apply(call).await;
-    }
-    let stored = patch_object(call).await?;
-    read::answer(call, StatusCode::OK, stored).await
-}
-
-const APPLY: &str = "application/apply-patch+yaml";
-
-fn check_patch_options(call: &Call) -> Result<(), ApiError> {
-    let mut errors = Vec::new();
-    if decode::media_type(call) == APPLY {
-        if call.query.get("fieldManager").is_empty() {
-            errors.push(FieldError::required("fieldManager", "is required for apply patch"));
-        }
-    } else if call.query.has("force") {
-        errors.push(FieldError::forbidden("force", "may not be specified for non-apply patch"));
-    }
-    if errors.is_empty() {
-        return Ok(());
-    }
-    Err(ApiError::invalid("meta.k8s.io", "PatchOptions", "", &errors))
-}
-
-/// Server-side apply; an object that does not exist is created.
-async fn apply(call: &Arc<Call>) -> Result<Answer, ApiError> {
-    let body = decode::patch_value(call, true)?;
-    let force = call.query.flag("force");
-    let applied = |live: Option<&Value>| -> Result<Value, ApiError> {
-        let mut new = owners::with_write(call, |write| patch::apply(write, live, &body, force))?;
-        pipeline::decode_patched(call, &mut new)?;
-        check_name(call, &new)?;
-        check_namespace(call, &new)?;
-        Ok(new)
-    };
-    for _ in 0..TRIES {
-        let exists = lock(&call.server.0.store).get(&call.table, &call.key()).is_some();
-        if exists {
-            match change(call, Rules::Applied(call.subresource()), |old| applied(Some(old))).await {
-                Err(error) if error.reason == Reason::NotFound => {}
-                changed => return read::answer(call, StatusCode::OK, changed?).await,
-            }
-        } else if call.subresource().is_some() {
-            return Err(call.not_found());
-        } else {
-            let mut new = applied(None)?;
-            object::set_meta(&mut new, "resourceVersion", Value::Null);
-            match create_object(call, new, true).await {
-                Err(error) if error.reason == Reason::AlreadyExists => {}
-                created => return read::answer(call, StatusCode::CREATED, created?).await,
-            }
-        }
-    }
-    Err(ApiError::conflict(&call.resource, &call.info.name, MODIFIED))
-}
-
-/// 415 for a kind of patch that the resource does not take.
-pub(crate) fn unsupported_patch(call: &Call) -> ApiError {
-    if call.resource.custom {
-        let text = "the body of the request was in an unknown format - accepted media types include: \
-                    application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
-        return ApiError::new(Reason::UnsupportedMediaType, text);
-    }
-    let mut error = ApiError::new(Reason::UnsupportedMediaType, "415: Unsupported Media Type");
-    error.details = json!({});
-    error
-}
-
-async fn patch_object(call: &Call) -> Result<Arc<Stored>, ApiError> {
-    let body = match decode::media_type(call) {
-        "application/json-patch+json" | "application/merge-patch+json" => decode::patch_value(call, false)?,
-        "application/strategic-merge-patch+json" if !call.resource.custom => {
-            decode::patch_value(call, false)?
-        }
-        _ => return Err(unsupported_patch(call)),
-    };
-    let kind = gvk(&call.resource, &call.info.version);
-    change(call, Rules::Of(call.subresource()), |old| {
-        let mut new = match decode::media_type(call) {
-            "application/json-patch+json" => {
-                let mut new = old.clone();
-                patch::json(&mut new, &body)?;
-                new
-            }
-            "application/merge-patch+json" => {
-                let mut new = old.clone();
-                patch::merge(&mut new, &body);
-                new
-            }
-            _ => patch::strategic(&kind, old, &body)?,
-        };
-        decode::check_kind(call, &mut new)?;
-        pipeline::decode_patched(call, &mut new)?;
-        check_name(call, &new)?;
-        check_namespace(call, &new)?;
-        Ok(new)
-    })
-    .await
-}
-
-/// Group, version and kind as the patch code names them.
-fn gvk(resource: &Resource, version: &str) -> GroupVersionKind {
-    GroupVersionKind::gvk(&resource.group, version, &resource.kind)
 }
