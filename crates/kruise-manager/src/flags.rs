@@ -51,6 +51,18 @@ pub struct Flags {
     /// Do not count pods that are being prepared for deletion as replicas when scaling CloneSets.
     #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub cloneset_scaling_exclude_preparing_delete: bool,
+    /// Parallel reconciles of ImagePullJobs.
+    #[arg(long, default_value_t = 3)]
+    pub imagepulljob_workers: usize,
+    /// Parallel reconciles of NodeImages.
+    #[arg(long, default_value_t = 3)]
+    pub nodeimage_workers: usize,
+    /// For how long a node is ready before it gets a NodeImage.
+    #[arg(long, default_value = "30s", value_parser = go_duration)]
+    pub nodeimage_creation_delay: Duration,
+    /// Seconds, 0 to 2678400, that NodeImages keep the entries of finished pulls beyond what their jobs say.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(0..=2_678_400))]
+    pub default_ttlseconds_for_always_nodeimage: u32,
     /// First delay of a failing key; doubles with every failure.
     #[arg(long, default_value = "5ms", value_parser = go_duration)]
     pub rate_limiter_base_delay: Duration,
@@ -100,14 +112,10 @@ pub struct Accepted {
     controller_cache_sync_timeout: Option<String>,
     #[arg(long, hide = true)]
     expectation_timeout: Option<String>,
-    #[arg(long, hide = true)]
-    default_ttlseconds_for_always_nodeimage: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     disable_no_deepcopy: Option<String>,
     #[arg(long, hide = true)]
     protection_log_path: Option<String>,
-    #[arg(long, hide = true)]
-    nodeimage_creation_delay: Option<String>,
     #[arg(long, hide = true)]
     ws_enabled_versioned_status: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
@@ -122,10 +130,6 @@ pub struct Accepted {
     crr_workers: Option<usize>,
     #[arg(long, hide = true)]
     daemonset_workers: Option<usize>,
-    #[arg(long, hide = true)]
-    imagepulljob_workers: Option<usize>,
-    #[arg(long, hide = true)]
-    nodeimage_workers: Option<usize>,
     #[arg(long, hide = true)]
     nodepodprobe_workers: Option<usize>,
     #[arg(long, hide = true)]
@@ -207,6 +211,9 @@ mod tests {
         assert_eq!(flags.leader_election_lease_duration, Duration::from_secs(15));
         assert_eq!(flags.rate_limiter_base_delay, Duration::from_millis(5));
         assert!(flags.enable_leader_election);
+        assert_eq!((flags.imagepulljob_workers, flags.nodeimage_workers), (3, 3));
+        assert_eq!(flags.nodeimage_creation_delay, Duration::from_secs(30));
+        assert_eq!(flags.default_ttlseconds_for_always_nodeimage, 300);
     }
 
     #[test]
@@ -224,6 +231,16 @@ mod tests {
         ]);
         assert_eq!(flags.verbosity, 4);
         assert_eq!(flags.feature_gates, ["ImagePullJobGate=true"]);
+    }
+
+    #[test]
+    fn entries_of_node_images_are_kept_for_a_month_at_most() {
+        let parse = |seconds: &str| {
+            let flag = format!("--default-ttlseconds-for-always-nodeimage={seconds}");
+            Flags::try_parse_from(["m", &flag]).map(|flags| flags.default_ttlseconds_for_always_nodeimage)
+        };
+        assert_eq!((parse("0").unwrap(), parse("2678400").unwrap()), (0, 2_678_400));
+        assert!(parse("2678401").is_err() && parse("-1").is_err());
     }
 
     #[test]

@@ -17,7 +17,12 @@ use crate::selection::Selection;
 const SLOW_START: Duration = Duration::from_secs(30);
 
 /// Every controller that is built.
-const TABLE: &[Entry] = &[controllers::cloneset::ENTRY];
+const TABLE: &[Entry] = &[
+    controllers::cloneset::ENTRY,
+    controllers::images::JOBS,
+    controllers::images::LISTS,
+    controllers::images::NODE_IMAGES,
+];
 
 /// One controller.
 pub(crate) struct Entry {
@@ -66,7 +71,8 @@ pub(crate) fn admission(parts: &Parts) -> anyhow::Result<Router> {
     let router = Router::new().converter(|object, version| {
         kruise_api::conversion::convert(object, version).map_err(|error| error.to_string())
     });
-    Ok(controllers::cloneset::admission(router, parts, &steps))
+    let router = controllers::cloneset::admission(router, parts, &steps);
+    Ok(controllers::images::admission(router, parts))
 }
 
 /// Shows which controllers run, and why others do not.

@@ -116,6 +116,72 @@ pub const ENTRIES: &[Entry] = &[
             operations: &["CREATE", "UPDATE", "DELETE"],
         }],
     },
+    Entry {
+        configuration: Configuration::Mutating,
+        name: "mimagepulljob-v1beta1.kb.io",
+        path: "/mutate-apps-kruise-io-imagepulljob",
+        rules: &[Rule {
+            group: "apps.kruise.io",
+            versions: BOTH,
+            resources: &["imagepulljobs"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+    },
+    Entry {
+        configuration: Configuration::Validating,
+        name: "vimagepulljob-v1beta1.kb.io",
+        path: "/validate-apps-kruise-io-imagepulljob",
+        rules: &[Rule {
+            group: "apps.kruise.io",
+            versions: BOTH,
+            resources: &["imagepulljobs"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+    },
+    Entry {
+        configuration: Configuration::Mutating,
+        name: "mimagelistpulljob-v1beta1.kb.io",
+        path: "/mutate-apps-kruise-io-imagelistpulljob",
+        rules: &[Rule {
+            group: "apps.kruise.io",
+            versions: BOTH,
+            resources: &["imagelistpulljobs"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+    },
+    Entry {
+        configuration: Configuration::Validating,
+        name: "vimagelistpulljob-v1beta1.kb.io",
+        path: "/validate-apps-kruise-io-imagelistpulljob",
+        rules: &[Rule {
+            group: "apps.kruise.io",
+            versions: BOTH,
+            resources: &["imagelistpulljobs"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+    },
+    Entry {
+        configuration: Configuration::Mutating,
+        name: "mnodeimage.kb.io",
+        path: "/mutate-apps-kruise-io-nodeimage",
+        rules: &[Rule {
+            group: "apps.kruise.io",
+            versions: BOTH,
+            resources: &["nodeimages"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+    },
+    Entry {
+        configuration: Configuration::Validating,
+        name: "vnodeimage.kb.io",
+        path: "/validate-apps-kruise-io-nodeimage",
+        rules: &[Rule {
+            group: "apps.kruise.io",
+            versions: BOTH,
+            resources: &["nodeimages"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+    },
 ];
 
 /// A CRD whose objects this binary converts.
@@ -396,6 +462,27 @@ mod tests {
 
     use super::*;
 
+    /// The entries of CloneSet alone.
+    fn one_kind() -> &'static [Entry] {
+        ENTRIES.split_at(2).0
+    }
+
+    #[test]
+    fn every_kind_has_its_own_names_and_paths() {
+        for configuration in Configuration::ALL {
+            let made = desired(configuration, ENTRIES, None, &target(), None).unwrap();
+            let own = ENTRIES.iter().filter(|entry| entry.configuration == configuration);
+            assert_eq!(made["webhooks"].as_array().unwrap().len(), own.count());
+        }
+        let distinct = |of: fn(&Entry) -> &'static str| {
+            ENTRIES.iter().map(of).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        assert_eq!(
+            (distinct(|entry| entry.name), distinct(|entry| entry.path)),
+            (ENTRIES.len(), ENTRIES.len())
+        );
+    }
+
     fn target() -> Target {
         Target {
             namespace: "ns".to_owned(),
@@ -406,9 +493,9 @@ mod tests {
     }
 
     fn settle(live: Option<&Value>) -> Value {
-        let wanted = desired(Configuration::Mutating, ENTRIES, live, &target(), None).unwrap();
+        let wanted = desired(Configuration::Mutating, one_kind(), live, &target(), None).unwrap();
         assert_eq!(
-            desired(Configuration::Mutating, ENTRIES, Some(&wanted), &target(), None),
+            desired(Configuration::Mutating, one_kind(), Some(&wanted), &target(), None),
             None,
             "not settled"
         );
@@ -418,12 +505,12 @@ mod tests {
     #[test]
     fn a_missing_configuration_is_made_from_the_table() {
         for configuration in Configuration::ALL {
-            let made = desired(configuration, ENTRIES, None, &target(), None).unwrap();
+            let made = desired(configuration, one_kind(), None, &target(), None).unwrap();
             assert_eq!(made["metadata"]["name"], configuration.name());
             assert_eq!(made["webhooks"].as_array().unwrap().len(), 1);
             let client = json!({
                 "caBundle": "Q0E=",
-                "service": {"name": "svc", "namespace": "ns", "path": ENTRIES.iter()
+                "service": {"name": "svc", "namespace": "ns", "path": one_kind().iter()
                     .find(|entry| entry.configuration == configuration).unwrap().path, "port": 443}
             });
             assert_eq!(made["webhooks"][0]["clientConfig"], client);
@@ -483,22 +570,23 @@ mod tests {
     #[test]
     fn a_host_makes_urls() {
         let by_url = Target { host: Some(("10.0.0.5".to_owned(), 9876)), ..target() };
-        let wanted = desired(Configuration::Mutating, ENTRIES, Some(&settle(None)), &by_url, None).unwrap();
+        let wanted =
+            desired(Configuration::Mutating, one_kind(), Some(&settle(None)), &by_url, None).unwrap();
         assert_eq!(
             wanted["webhooks"][0]["clientConfig"],
             json!({"caBundle": "Q0E=", "url": "https://10.0.0.5:9876/mutate-apps-kruise-io-cloneset"})
         );
-        assert_eq!(desired(Configuration::Mutating, ENTRIES, Some(&wanted), &by_url, None), None);
+        assert_eq!(desired(Configuration::Mutating, one_kind(), Some(&wanted), &by_url, None), None);
     }
 
     #[test]
     fn the_install_namespace_owns_the_configuration_and_an_earlier_one_no_more() {
         let owner = |uid: &str| OwnerNamespace { name: "ns".to_owned(), uid: uid.to_owned() };
-        let first = desired(Configuration::Mutating, ENTRIES, None, &target(), Some(&owner("1"))).unwrap();
-        let again = desired(Configuration::Mutating, ENTRIES, Some(&first), &target(), Some(&owner("1")));
+        let first = desired(Configuration::Mutating, one_kind(), None, &target(), Some(&owner("1"))).unwrap();
+        let again = desired(Configuration::Mutating, one_kind(), Some(&first), &target(), Some(&owner("1")));
         assert_eq!(again, None);
         let next =
-            desired(Configuration::Mutating, ENTRIES, Some(&first), &target(), Some(&owner("2"))).unwrap();
+            desired(Configuration::Mutating, one_kind(), Some(&first), &target(), Some(&owner("2"))).unwrap();
         let references = next["metadata"]["ownerReferences"].as_array().unwrap();
         assert_eq!(references.len(), 1);
         assert_eq!(

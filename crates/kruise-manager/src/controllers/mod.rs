@@ -1,3 +1,4 @@
 //! One file per controller: how its crate is put on the shared parts.
 
 pub(crate) mod cloneset;
+pub(crate) mod images;
