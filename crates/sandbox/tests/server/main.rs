@@ -4,9 +4,13 @@
 
 mod custom;
 mod faults;
+mod listener;
 mod lists;
+mod stored;
 mod subresources;
+mod tables;
 mod watches;
+mod webhooks;
 mod writes;
 
 use std::fmt::Debug;

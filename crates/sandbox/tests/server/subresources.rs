@@ -142,3 +142,35 @@ async fn every_discovery_and_openapi_path_has_its_document() {
     assert!(read("/openapi/v3").await["paths"]["apis/apps/v1"].is_object());
     assert!(read("/openapi/v3/apis/apps/v1").await["paths"].is_object());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_resize_changes_resources_of_containers_and_nothing_else() {
+    let client = server().client();
+    let api = running(&client, "a").await;
+    let before = api.get("a").await.unwrap();
+    let resize = async |body: Value| {
+        let request = http::Request::patch("/api/v1/namespaces/default/pods/a/resize")
+            .header("content-type", "application/strategic-merge-patch+json");
+        client.request::<Pod>(request.body(body.to_string().into_bytes()).unwrap()).await
+    };
+    let requests = |cpu: &str| json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
+    // A pod without requests is best effort, and a resize may not change that.
+    let refused = status(resize(json!({"spec": {"containers": requests("1")}})).await);
+    assert_eq!(refused.code, 422);
+    assert!(refused.message.contains("Pod QOS Class may not change"), "{}", refused.message);
+    let mut burstable = pod("b");
+    burstable.spec.as_mut().unwrap().containers = object(requests("1"));
+    burstable.spec.as_mut().unwrap().containers[0].image = Some("i".to_owned());
+    api.create(&PostParams::default(), &burstable).await.unwrap();
+    bind(&client, "b").await.unwrap();
+    let request = http::Request::patch("/api/v1/namespaces/default/pods/b/resize")
+        .header("content-type", "application/strategic-merge-patch+json");
+    let both = json!({"metadata": {"labels": {"new": "yes"}}, "spec": {"containers": requests("2")}});
+    let resized: Pod = client.request(request.body(both.to_string().into_bytes()).unwrap()).await.unwrap();
+    let container = &resized.spec.as_ref().unwrap().containers[0];
+    assert_eq!(container.resources.as_ref().unwrap().requests.as_ref().unwrap()["cpu"].0, "2");
+    assert_eq!(container.image.as_deref(), Some("i"));
+    assert!(!resized.metadata.labels.unwrap().contains_key("new"), "labels are not the resize's to write");
+    assert_eq!(resized.metadata.generation, Some(2));
+    assert_eq!(api.get("a").await.unwrap().spec, before.spec, "a refused resize changes nothing");
+}
