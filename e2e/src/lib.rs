@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::Instant;
 
-pub use manager::{Manager, PutBack, cluster, seen};
+pub use manager::{Manager, PutBack, cluster, cluster_output, seen};
 pub use venue::Venue;
 
 /// The name of the CloneSet of every spec; each has a namespace of its own.

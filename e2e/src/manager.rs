@@ -42,10 +42,15 @@ pub async fn seen<T>(
 
 /// Runs a verb of `e2e/cluster/cluster`: for what no API can do to a cluster.
 pub async fn cluster(arguments: &[&str]) -> Result<()> {
+    cluster_output(arguments).await.map(drop)
+}
+
+/// Runs a verb of `e2e/cluster/cluster` and answers what it prints.
+pub async fn cluster_output(arguments: &[&str]) -> Result<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster");
     let output = Command::new(script).args(arguments).output().await?;
     ensure!(output.status.success(), "cluster {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The manager that runs in the cluster.
