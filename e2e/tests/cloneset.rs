@@ -58,6 +58,7 @@ specs! {
     a_missing_image_is_reported_as_what_blocks_the_rollout,
     a_pod_without_the_selected_label_is_released_and_replaced,
     scaling_out_with_a_limit_of_one_waits_min_ready_seconds_between_pods,
+    finalizers_the_template_loses_leave_the_pods_and_new_ones_come_in_place,
 }
 
 async fn a_new_set_has_labelled_owned_pods_with_the_gate_and_a_full_status(at: Venue) -> Result<()> {
@@ -593,4 +594,21 @@ async fn scaling_out_with_a_limit_of_one_waits_min_ready_seconds_between_pods(at
     times.sort_unstable();
     let apart = times.windows(2).all(|pair| pair[1].0 >= pair[0].1 + 3);
     place.check(&after, &format!("each is created 3 s after the last was ready: {times:?}"), apart).await
+}
+
+async fn finalizers_the_template_loses_leave_the_pods_and_new_ones_come_in_place(at: Venue) -> Result<()> {
+    let with = |names: &[&str]| json!({"spec": {"template": {"metadata": {"finalizers": names}}}});
+    let has = |now: &Snapshot, names: &[&str]| {
+        now.pods().iter().all(|pod| pod.metadata.finalizers.clone().unwrap_or_default() == names)
+    };
+    let (place, before) = at.with(&merged(clone_set(2, ONE), &with(&["e2e.kruise.io/old"]))).await?;
+    place.check(&before, "pods start with the finalizer", has(&before, &["e2e.kruise.io/old"])).await?;
+    place.patch(&merged(with_image(TWO), &with(&["e2e.kruise.io/new"]))).await?;
+    let after =
+        place.eventually("the pods are updated", SOON, |now| now.running(TWO) == 2 && now.settled(2)).await?;
+    place.check(&after, "one went, one came", has(&after, &["e2e.kruise.io/new"])).await?;
+    place.check(&after, "in the same pods", after.uids() == before.uids()).await?;
+    place.patch(&with(&[])).await?;
+    let last = place.eventually("no finalizer is left", SOON, |now| has(now, &[]) && now.settled(2)).await?;
+    place.check(&last, "in the same pods again", last.uids() == before.uids()).await
 }

@@ -162,9 +162,9 @@ async fn a_manager_of_one_namespace_leaves_the_sets_of_others_alone() -> Result<
     Ok(())
 }
 
-fn with_cpu(cpu: &str) -> Value {
+fn with_limits(cpu: &str, memory: &str) -> Value {
     let resources =
-        json!({"limits": {"cpu": cpu, "memory": "64Mi"}, "requests": {"cpu": "10m", "memory": "16Mi"}});
+        json!({"limits": {"cpu": cpu, "memory": memory}, "requests": {"cpu": "10m", "memory": "16Mi"}});
     let main = merged(container(ONE), &json!({"resources": resources}));
     json!({"spec": {"template": {"spec": {"containers": [main]}}}})
 }
@@ -176,17 +176,24 @@ async fn quota(place: &Place, pod: &str) -> Result<String> {
     text.split_whitespace().next().map(str::to_owned).context("no quota")
 }
 
+/// The memory a container may use, in bytes: from cgroup version 1 or 2.
+async fn memory_limit(place: &Place, pod: &str) -> Result<String> {
+    let both = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
+    place.kubectl(&["exec", pod, "--", "sh", "-c", both]).await
+}
+
 #[tokio::test]
 #[ignore = "needs a cluster: see e2e/cluster"]
-async fn with_the_gate_more_cpu_is_given_to_a_running_container() -> Result<()> {
+async fn with_the_gate_more_cpu_and_memory_are_given_to_a_running_container() -> Result<()> {
     let _turn = TURN.lock().await;
     let manager = Manager::leading().await?;
     let _back = manager.with_arguments(&["--feature-gates=InPlaceWorkloadVerticalScaling=true"]).await?;
-    let (place, before) = Venue::Cluster.with(&merged(clone_set(2, ONE), &with_cpu("100m"))).await?;
+    let (place, before) =
+        Venue::Cluster.with(&merged(clone_set(2, ONE), &with_limits("100m", "64Mi"))).await?;
     for pod in before.pods() {
         ensure!(quota(&place, pod.name()).await? == "10000", "{} did not start with 100m", pod.name());
     }
-    place.patch(&with_cpu("200m")).await?;
+    place.patch(&with_limits("200m", "96Mi")).await?;
     let after = place
         .until(
             "the set is at the new revision",
@@ -200,6 +207,11 @@ async fn with_the_gate_more_cpu_is_given_to_a_running_container() -> Result<()> 
     for pod in after.pods() {
         seen(&format!("{} may use 200m", pod.name()), SOON, async || {
             Ok((quota(&place, pod.name()).await? == "20000").then_some(()))
+        })
+        .await?;
+        let bytes = (96 * 1024 * 1024).to_string();
+        seen(&format!("{} may use 96Mi", pod.name()), SOON, async || {
+            Ok((memory_limit(&place, pod.name()).await? == bytes).then_some(()))
         })
         .await?;
     }

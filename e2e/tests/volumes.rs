@@ -71,6 +71,7 @@ specs! {
     a_recreating_update_gives_every_pod_a_new_claim,
     with_reuse_a_pod_deleted_by_hand_comes_back_with_its_name_and_its_data,
     without_reuse_the_claim_of_a_pod_deleted_by_hand_goes_with_it,
+    a_pod_of_an_older_revision_gets_the_claims_of_that_revision,
 }
 
 async fn each_pod_has_a_bound_claim_of_its_own_that_outlives_an_in_place_update(at: Venue) -> Result<()> {
@@ -175,4 +176,55 @@ async fn without_reuse_the_claim_of_a_pod_deleted_by_hand_goes_with_it(at: Venue
     let kept = has.iter().filter(|(name, uid)| had.get(*name) == Some(uid)).count();
     ensure!(kept == 1, "{had:?} became {has:?}");
     Ok(())
+}
+
+/// What the claim of each pod of the set asks for, by the pod's revision.
+async fn sizes(place: &Place, now: &Snapshot) -> Result<Vec<(String, String)>> {
+    let claims = place.claims().await?;
+    let size = |pod: &str| {
+        let claim = claims.iter().find(|claim| claim.metadata.name.as_deref() == Some(&claim_of(pod)))?;
+        let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+        Some(requests.get("storage")?.0.clone())
+    };
+    let mut sizes: Vec<_> = now
+        .pods()
+        .iter()
+        .map(|pod| (pod.revision().to_owned(), size(pod.name()).unwrap_or_default()))
+        .collect();
+    sizes.sort_by(|a, b| a.1.cmp(&b.1));
+    Ok(sizes)
+}
+
+async fn a_pod_of_an_older_revision_gets_the_claims_of_that_revision(at: Venue) -> Result<()> {
+    let (place, before) = start(at, &with_claims(2, false)).await?;
+    let old = before.text("updateRevision").to_owned();
+    let main = merged(container(TWO), &json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}));
+    place
+        .patch(&json!({"spec": {
+            "updateStrategy": {"rollingUpdate": {"partition": 2}},
+            "template": {"spec": {"containers": [main]}},
+            "volumeClaimTemplates": [{
+                "metadata": {"name": "data"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Mi"}}},
+            }],
+        }}))
+        .await?;
+    let seen =
+        place.eventually("the new revision is seen", VOLUME, |now| now.text("updateRevision") != old).await?;
+    let new = seen.text("updateRevision").to_owned();
+    let victim = before.pods()[0].clone();
+    place.delete_pod(victim.name()).await?;
+    let replaced = place
+        .eventually("another pod of the old revision is there", VOLUME, |now| {
+            now.available() == 2 && now.pods().iter().all(|pod| pod.uid() != victim.uid())
+        })
+        .await?;
+    let wanted = [(old.clone(), "1Mi".to_owned()), (old.clone(), "1Mi".to_owned())];
+    let has = sizes(&place, &replaced).await?;
+    place.check(&replaced, &format!("claims {has:?} as in the old revision"), has == wanted).await?;
+    place.scale(3).await?;
+    let grown = place.eventually("a third pod is there", VOLUME, |now| now.available() == 3).await?;
+    let wanted = [wanted[0].clone(), wanted[1].clone(), (new, "2Mi".to_owned())];
+    let has = sizes(&place, &grown).await?;
+    place.check(&grown, &format!("claims {has:?}, the third as in the new revision"), has == wanted).await
 }
