@@ -7,8 +7,9 @@ use divan::{Bencher, black_box};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use kruise_cloneset::admission::{Context, Options, TemplateCheck, handle};
+use kruise_webhook::protection::{Protection, ProtectionLog};
 use kruise_webhook::review::{AdmissionRequest, FieldError};
-use prometheus::{IntCounterVec, Opts};
+use prometheus::Registry;
 use serde_json::{Value, json};
 
 fn main() {
@@ -58,9 +59,8 @@ impl TemplateCheck for Yes {
 
 fn context() -> Option<Context> {
     let options = Options { default_templates: true, host_network_ports: false, delete_protection: true };
-    let counter =
-        IntCounterVec::new(Opts::new("refused", "refused"), &["kind_namespace_name", "username"]).ok()?;
-    Some(Context::new(options, Arc::new(|_, _| None), Arc::new(Yes), counter))
+    let protection = Arc::new(Protection::register(&Registry::new(), ProtectionLog::default()).ok()?);
+    Some(Context::new(options, Arc::new(|_, _| None), Arc::new(Yes), protection))
 }
 
 fn run(bencher: Bencher<'_, '_>, mutating: bool, operation: &str, object: &Value, old: &Value) {

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use kruise_api::keys::DELETE_PROTECTION;
+use kruise_webhook::protection::Protection;
 use kruise_webhook::review::{AdmissionRequest, FieldError, FieldErrorKind, Operation, Verdict, aggregate};
-use prometheus::IntCounterVec;
 use serde_json::{Map, Value};
 
 pub use defaults::default;
@@ -76,19 +76,18 @@ pub struct Context {
     pods: PodLookup,
     templates: Arc<dyn TemplateCheck>,
     accepted: Accepted,
-    /// `workload_deletion_protection{kind_namespace_name,username}`.
-    protected: IntCounterVec,
+    protection: Arc<Protection>,
 }
 
 impl Context {
-    /// Everything is injected: the gates, the pods, Kubernetes' opinion on templates, the counter of refused deletions.
+    /// Everything is injected: the gates, the pods, Kubernetes' opinion on templates, who is told of refused deletions.
     pub fn new(
         options: Options,
         pods: PodLookup,
         templates: Arc<dyn TemplateCheck>,
-        protected: IntCounterVec,
+        protection: Arc<Protection>,
     ) -> Self {
-        Self { options, pods, templates, accepted: Accepted::default(), protected }
+        Self { options, pods, templates, accepted: Accepted::default(), protection }
     }
 }
 
@@ -149,16 +148,10 @@ fn judge_delete(request: &AdmissionRequest, ctx: &Context) -> Verdict {
             .as_deref()
             .or_else(|| object.pointer("/metadata/name")?.as_str())
             .unwrap_or_default();
-        let key = format!("CloneSet_{}_{name}", namespace_of(request, object));
-        if let Ok(counter) = self::counter(&ctx.protected, &key, &request.user_info.username) {
-            counter.inc();
-        }
+        let namespace = namespace_of(request, object);
+        ctx.protection.refused_workload("CloneSet", namespace, name, &request.user_info.username);
     }
     Verdict::forbidden(message)
-}
-
-fn counter(counters: &IntCounterVec, key: &str, user: &str) -> prometheus::Result<prometheus::IntCounter> {
-    counters.get_metric_with_label_values(&[key, user])
 }
 
 fn namespace_of<'a>(request: &'a AdmissionRequest, object: &'a Value) -> &'a str {

@@ -87,6 +87,10 @@ pub struct Flags {
     /// How long the start may wait for webhooks to be set up.
     #[arg(long, default_value = "60s", value_parser = go_duration)]
     pub webhook_initialize_timeout: Duration,
+    /// Directory of protection.log, which tells of refused deletions; they go to the log of the process if it is empty
+    /// or cannot be written.
+    #[arg(long, default_value = "/log")]
+    pub protection_log_path: String,
     /// Flags without effect here.
     #[command(flatten)]
     pub accepted: Accepted,
@@ -114,8 +118,6 @@ pub struct Accepted {
     expectation_timeout: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     disable_no_deepcopy: Option<String>,
-    #[arg(long, hide = true)]
-    protection_log_path: Option<String>,
     #[arg(long, hide = true)]
     ws_enabled_versioned_status: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]

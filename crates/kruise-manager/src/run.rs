@@ -73,6 +73,7 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     let watches = Watches::new(client.clone(), &flags.namespace);
     metrics.registry().register(Box::new(watches.collector()?))?;
     let (events, writer) = EventRecorder::new("kruise-manager", 1024, Arc::clone(&clock));
+    metrics.registry().register(Box::new(events.collector()?))?;
     let (api_events, stop_events) = (ApiEvents(client.clone()), servers_stop.clone());
     tasks.spawn(async move {
         writer.run(api_events, stop_events).await;

@@ -1,12 +1,14 @@
 //! The controllers there are, when each runs, and the webhooks of all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kruise_common::gates::Gate;
 use kruise_runtime::watches::Served;
+use kruise_webhook::protection::{Protection, ProtectionLog};
 use kruise_webhook::route::Router;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntGaugeVec, Opts, Registry};
 use tokio::sync::watch;
 
 use crate::controllers;
@@ -46,32 +48,17 @@ pub(crate) struct Started {
     pub(crate) run: Box<dyn FnOnce(watch::Receiver<bool>) -> BoxFuture<'static, ()> + Send>,
 }
 
-/// What webhooks of several kinds share.
-pub(crate) struct Steps {
-    /// `workload_deletion_protection`.
-    pub(crate) protected: IntCounterVec,
-}
-
-impl Steps {
-    fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let about = "Deletions of workloads that were refused";
-        let labels = ["kind_namespace_name", "username"];
-        let protected = IntCounterVec::new(Opts::new("workload_deletion_protection", about), &labels)?;
-        registry.register(Box::new(protected.clone()))?;
-        Ok(Self { protected })
-    }
-}
-
 /// The webhooks of every kind, whether its controller runs or not.
 ///
 /// # Errors
 /// A metric is registered twice.
 pub(crate) fn admission(parts: &Parts) -> anyhow::Result<Router> {
-    let steps = Steps::register(parts.metrics.registry())?;
+    let log = ProtectionLog::open(&parts.flags.protection_log_path);
+    let protection = Arc::new(Protection::register(parts.metrics.registry(), log)?);
     let router = Router::new().converter(|object, version| {
         kruise_api::conversion::convert(object, version).map_err(|error| error.to_string())
     });
-    let router = controllers::cloneset::admission(router, parts, &steps);
+    let router = controllers::cloneset::admission(router, parts, protection);
     Ok(controllers::images::admission(router, parts))
 }
 

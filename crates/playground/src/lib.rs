@@ -261,8 +261,13 @@ async fn install_definitions(client: &Client) -> anyhow::Result<()> {
 }
 
 fn setup(flags: &[String], webhooks: Webhooks, clock: WallClock, seed: Option<u64>) -> anyhow::Result<Setup> {
-    let defaults =
-        ["kruise-manager", "--enable-leader-election=false", "--metrics-addr=0", "--health-probe-addr=0"];
+    let defaults = [
+        "kruise-manager",
+        "--enable-leader-election=false",
+        "--metrics-addr=0",
+        "--health-probe-addr=0",
+        "--protection-log-path=",
+    ];
     let line = defaults.into_iter().map(str::to_owned).chain(flags.iter().cloned());
     let flags = Flags::try_parse_from(line)?;
     let gates = FeatureGates::parse_with(&flags.feature_gates, "")?.gates;

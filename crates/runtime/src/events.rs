@@ -6,14 +6,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounterVec, Opts};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
@@ -329,6 +332,41 @@ impl EventRecorder {
     pub fn homeless(&self) -> u64 {
         self.homeless.load(Ordering::Relaxed)
     }
+
+    /// `kruise_events_dropped_total` of this queue, to be registered once.
+    ///
+    /// # Errors
+    /// The metric's own description is refused.
+    pub fn collector(&self) -> prometheus::Result<impl Collector + 'static> {
+        let about = "Events that were not written, by reason.";
+        let total = IntCounterVec::new(Opts::new("kruise_events_dropped_total", about), &["reason"])?;
+        let (full, homeless) = (Arc::clone(&self.dropped), Arc::clone(&self.homeless));
+        Ok(Dropped { full, homeless, total, scrape: Mutex::default() })
+    }
+}
+
+/// Asks for the numbers when it is scraped. It keeps no recorder, or the writer would never see the last one go.
+struct Dropped {
+    full: Arc<AtomicU64>,
+    homeless: Arc<AtomicU64>,
+    total: IntCounterVec,
+    /// Scrapes at the same time must not add up.
+    scrape: Mutex<()>,
+}
+
+impl Collector for Dropped {
+    fn desc(&self) -> Vec<&Desc> {
+        self.total.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.total.reset();
+        for (reason, count) in [("queue-full", &self.full), ("namespace-gone", &self.homeless)] {
+            self.total.with_label_values(&[reason]).inc_by(count.load(Ordering::Relaxed));
+        }
+        self.total.collect()
+    }
 }
 
 /// A failed write of an Event.
@@ -464,8 +502,6 @@ async fn patiently<F: Future<Output = Result<(), EventError>>>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     fn at(seconds: i64) -> Timestamp {
@@ -689,5 +725,18 @@ mod tests {
         writer.run(Terminating, shutdown).await;
         drop(stop);
         assert_eq!((recorder.homeless(), recorder.dropped()), (3, 0));
+        let collector = recorder.collector().unwrap();
+        for _scrape in 0..2 {
+            let families = collector.collect();
+            let counts = families[0].get_metric().iter().map(|metric| {
+                (metric.get_label()[0].value().to_owned(), metric.get_counter().get_value().to_string())
+            });
+            let mut counts: Vec<_> = counts.collect();
+            counts.sort_by(|a, b| a.0.cmp(&b.0));
+            assert_eq!(
+                counts,
+                [("namespace-gone".to_owned(), "3".to_owned()), ("queue-full".to_owned(), "0".to_owned())]
+            );
+        }
     }
 }

@@ -76,6 +76,7 @@ struct Inner<V> {
     /// Held by whoever changes the store until the subscribers know: they see transitions in their order.
     feed: Mutex<Feed<V>>,
     malformed: AtomicU64,
+    failures: AtomicU64,
     ready: channel::Sender<bool>,
 }
 
@@ -170,6 +171,7 @@ impl<V: View> Store<V> {
                     listing: None,
                 }),
                 malformed: AtomicU64::new(0),
+                failures: AtomicU64::new(0),
                 ready: channel::Sender::new(false),
             }),
         }
@@ -209,6 +211,11 @@ impl<V: View> Store<V> {
     /// How often the watch delivered an object that could not be read.
     pub fn malformed(&self) -> u64 {
         self.inner.malformed.load(Ordering::Relaxed)
+    }
+
+    /// How often the watch failed and was tried again.
+    pub fn failures(&self) -> u64 {
+        self.inner.failures.load(Ordering::Relaxed)
     }
 
     /// True once the first list is complete.
@@ -426,7 +433,10 @@ pub async fn run_watch<W, V>(
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => take_in(&store, event, project),
-            Err(error) => tracing::warn!(error = %error, "watch failed and will be retried"),
+            Err(error) => {
+                store.inner.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(error = %error, "watch failed and will be retried");
+            }
         }
     }
 }

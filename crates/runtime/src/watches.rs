@@ -18,7 +18,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntGaugeVec, Opts};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -81,7 +81,7 @@ struct Inner {
     namespace: String,
     served: Served,
     stores: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
-    sizes: Sizes,
+    caches: Caches,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -115,7 +115,7 @@ impl Watches {
                 namespace: namespace.to_owned(),
                 served,
                 stores: Mutex::default(),
-                sizes: Sizes::default(),
+                caches: Caches::default(),
                 tasks: Mutex::new(tasks),
             }),
         }
@@ -174,8 +174,7 @@ impl Watches {
         stores.insert(TypeId::of::<V>(), Box::new(store.clone()));
         let (group, plural) = (W::group(&()), W::plural(&()));
         let resource = if group.is_empty() { plural.to_string() } else { format!("{plural}.{group}") };
-        let sized = store.clone();
-        self.inner.sizes.add(resource.clone(), Box::new(move || sized.len()));
+        self.inner.caches.add(resource.clone(), store.clone());
         let served = group.ends_with(OWN_GROUPS).then(|| (resource, self.served()));
         locked(&self.inner.tasks).spawn(watch_while_served(api, project, store.clone(), served));
         store
@@ -191,12 +190,13 @@ impl Watches {
         .await
     }
 
-    /// `kruise_cache_objects`, to be registered once.
+    /// `kruise_cache_objects`, `kruise_watch_errors_total` and `kruise_watch_malformed_objects_total`, to be registered
+    /// once.
     ///
     /// # Errors
     /// The metric's own description is refused.
     pub fn collector(&self) -> prometheus::Result<impl Collector + 'static> {
-        CacheObjects::new(self.inner.sizes.clone())
+        CacheMetrics::new(self.inner.caches.clone())
     }
 }
 
@@ -230,41 +230,75 @@ async fn watch_while_served<W, V>(
     }
 }
 
-type Size = Box<dyn Fn() -> usize + Send + Sync>;
+/// What a store tells about itself when it is asked.
+struct Figures {
+    objects: usize,
+    failures: u64,
+    malformed: u64,
+}
 
-/// How many objects each store holds, by resource.
+type Cache = Box<dyn Fn() -> Figures + Send + Sync>;
+
+/// The stores by resource.
 #[derive(Clone, Default)]
-struct Sizes(Arc<Mutex<BTreeMap<String, Size>>>);
+struct Caches(Arc<Mutex<BTreeMap<String, Cache>>>);
 
-impl Sizes {
-    fn add(&self, resource: String, size: Size) {
-        locked(&self.0).insert(resource, size);
+impl Caches {
+    fn add<V: View>(&self, resource: String, store: Store<V>) {
+        let figures = move || Figures {
+            objects: store.len(),
+            failures: store.failures(),
+            malformed: store.malformed(),
+        };
+        locked(&self.0).insert(resource, Box::new(figures));
     }
 }
 
 /// Asks the stores when it is scraped.
-struct CacheObjects {
-    sizes: Sizes,
-    gauge: IntGaugeVec,
+struct CacheMetrics {
+    caches: Caches,
+    objects: IntGaugeVec,
+    failures: IntCounterVec,
+    malformed: IntCounterVec,
 }
 
-impl CacheObjects {
-    fn new(sizes: Sizes) -> prometheus::Result<Self> {
-        let about = "Number of objects held in memory, by resource.";
-        let gauge = IntGaugeVec::new(Opts::new("kruise_cache_objects", about), &["resource"])?;
-        Ok(Self { sizes, gauge })
+impl CacheMetrics {
+    fn new(caches: Caches) -> prometheus::Result<Self> {
+        let objects = Opts::new("kruise_cache_objects", "Number of objects held in memory, by resource.");
+        let failures =
+            Opts::new("kruise_watch_errors_total", "Watches that failed and were tried again, by resource.");
+        let malformed = Opts::new(
+            "kruise_watch_malformed_objects_total",
+            "Objects that could not be read and were skipped, by resource.",
+        );
+        Ok(Self {
+            caches,
+            objects: IntGaugeVec::new(objects, &["resource"])?,
+            failures: IntCounterVec::new(failures, &["resource"])?,
+            malformed: IntCounterVec::new(malformed, &["resource"])?,
+        })
     }
 }
 
-impl Collector for CacheObjects {
+impl Collector for CacheMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
+        let counters = self.failures.desc().into_iter().chain(self.malformed.desc());
+        self.objects.desc().into_iter().chain(counters).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        for (resource, size) in locked(&self.sizes.0).iter() {
-            self.gauge.with_label_values(&[resource]).set(i64::try_from(size()).unwrap_or(i64::MAX));
+        // Held to the end, so that scrapes at the same time do not add up.
+        let caches = locked(&self.caches.0);
+        self.failures.reset();
+        self.malformed.reset();
+        for (resource, figures) in caches.iter() {
+            let figures = figures();
+            let objects = i64::try_from(figures.objects).unwrap_or(i64::MAX);
+            self.objects.with_label_values(&[resource]).set(objects);
+            self.failures.with_label_values(&[resource]).inc_by(figures.failures);
+            self.malformed.with_label_values(&[resource]).inc_by(figures.malformed);
         }
-        self.gauge.collect()
+        let counters = self.failures.collect().into_iter().chain(self.malformed.collect());
+        self.objects.collect().into_iter().chain(counters).collect()
     }
 }

@@ -11,6 +11,7 @@ pub mod files;
 pub mod local;
 pub mod options;
 pub mod probe;
+pub mod protection;
 pub mod review;
 pub mod route;
 pub mod server;

@@ -16,7 +16,7 @@ use kube::api::{
     Api, ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
 };
 use kube::core::GroupVersionKind;
-use prometheus::{GaugeVec, IntCounterVec, Opts, Registry};
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, Opts, Registry};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -86,6 +86,8 @@ pub enum Pass {
 struct Metrics {
     not_after: GaugeVec,
     repairs: IntCounterVec,
+    reads: IntCounter,
+    read_errors: IntCounter,
 }
 
 impl Metrics {
@@ -101,6 +103,14 @@ impl Metrics {
         Ok(Self {
             not_after: GaugeVec::new(not_after, &["kind"])?,
             repairs: IntCounterVec::new(repairs, &["object", "reason"])?,
+            reads: IntCounter::new(
+                "certwatcher_read_certificate_total",
+                "Total number of certificate reads",
+            )?,
+            read_errors: IntCounter::new(
+                "certwatcher_read_certificate_errors_total",
+                "Total number of certificate read errors",
+            )?,
         })
     }
 
@@ -164,6 +174,8 @@ impl Syncer {
         let metrics = Metrics::new()?;
         registry.register(Box::new(metrics.not_after.clone()))?;
         registry.register(Box::new(metrics.repairs.clone()))?;
+        registry.register(Box::new(metrics.reads.clone()))?;
+        registry.register(Box::new(metrics.read_errors.clone()))?;
         self.metrics = Some(metrics);
         Ok(self)
     }
@@ -171,6 +183,14 @@ impl Syncer {
     fn repaired(&self, object: &str, existed: bool) {
         if let Some(metrics) = &self.metrics {
             metrics.repaired(object, existed);
+        }
+    }
+
+    /// Counts a certificate that was to be served from now on.
+    fn read(&self, usable: bool) {
+        if let Some(metrics) = &self.metrics {
+            metrics.reads.inc();
+            metrics.read_errors.inc_by(u64::from(!usable));
         }
     }
 
@@ -255,7 +275,12 @@ impl Syncer {
             return Ok(());
         }
         let file = |name| data.get(name).map(Vec::as_slice).ok_or(CertError::Absent(name));
-        self.store.set(file(certs::SERVER_CERT)?, file(certs::SERVER_KEY)?)?;
+        let read = match (file(certs::SERVER_CERT), file(certs::SERVER_KEY)) {
+            (Ok(chain), Ok(key)) => self.store.set(chain, key),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
+        self.read(read.is_ok());
+        read?;
         self.served = Some(data.clone());
         info!("webhook serves a new certificate");
         if let Some(metrics) = &self.metrics {
@@ -737,6 +762,12 @@ mod tests {
         let repairs = families.iter().find(|family| family.name().ends_with("repairs_total")).unwrap();
         assert_eq!(repairs.get_metric().len(), 4);
         assert!(families.iter().any(|family| family.name().ends_with("not_after_seconds")));
+        let count = |name: &str| {
+            let family = families.iter().find(|family| family.name() == name).unwrap();
+            family.get_metric()[0].get_counter().get_value().to_string()
+        };
+        assert_eq!(count("certwatcher_read_certificate_total"), "1");
+        assert_eq!(count("certwatcher_read_certificate_errors_total"), "0");
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use prometheus::Opts;
+use kruise_webhook::protection::ProtectionLog;
+use prometheus::Registry;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -567,9 +568,8 @@ impl TemplateCheck for Kubernetes {
 
 fn context() -> (Context, Arc<Kubernetes>) {
     let kubernetes = Arc::new(Kubernetes::default());
-    let opts = Opts::new("workload_deletion_protection", "refused deletions");
-    let counter = IntCounterVec::new(opts, &["kind_namespace_name", "username"]).unwrap();
-    (Context::new(OPTIONS, Arc::new(|_, _| None), kubernetes.clone(), counter), kubernetes)
+    let protection = Protection::register(&Registry::new(), ProtectionLog::default()).unwrap();
+    (Context::new(OPTIONS, Arc::new(|_, _| None), kubernetes.clone(), Arc::new(protection)), kubernetes)
 }
 
 fn request(operation: &str, version: &str, object: Value, old: Value) -> AdmissionRequest {
@@ -671,7 +671,7 @@ async fn a_protected_set_stays_and_only_real_attempts_are_counted() {
     assert_eq!(handle(&delete, false, &ctx).await, refused);
     delete.dry_run = true;
     assert_eq!(handle(&delete, false, &ctx).await, refused);
-    assert_eq!(counter(&ctx.protected, "CloneSet_ns_web", "jane").unwrap().get(), 1);
+    assert_eq!(ctx.protection.refusals("CloneSet", "ns", "web", "jane"), 1);
     delete.old_object.as_mut().unwrap()["spec"]["replicas"] = json!(0);
     assert_eq!(handle(&delete, false, &ctx).await, Verdict::allow());
 }

@@ -18,12 +18,14 @@ use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::Revision;
 use kruise_runtime::watches::Watches;
+use kruise_webhook::protection::Protection;
 use kruise_webhook::review::AdmissionRequest;
 use kruise_webhook::route::Router;
 use kube::core::PartialObjectMeta;
+use prometheus::{IntCounterVec, Opts};
 
 use crate::parts::Parts;
-use crate::table::{Started, Steps};
+use crate::table::Started;
 
 /// The table's entry.
 pub(crate) const ENTRY: crate::table::Entry = crate::table::Entry {
@@ -45,6 +47,7 @@ fn stores(watches: &Watches) -> Stores {
 }
 
 fn start(parts: &Parts) -> anyhow::Result<Started> {
+    parts.metrics.registry().register(Box::new(leaked_expectations()?))?;
     let stores = stores(&parts.watches);
     let worker = parts.worker(NAME, parts.flags.cloneset_workers)?;
     let options = options(parts);
@@ -68,6 +71,15 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
     })
 }
 
+/// A metric that alerts look at. It stays 0: there are no expectations here that could leak.
+fn leaked_expectations() -> prometheus::Result<IntCounterVec> {
+    let about = "Scale expectations that were not met in time";
+    let leaked =
+        IntCounterVec::new(Opts::new("cloneset_scale_expectation_leakage", about), &["namespace", "name"])?;
+    leaked.with_label_values(&["", ""]);
+    Ok(leaked)
+}
+
 fn options(parts: &Parts) -> Options {
     let gates = parts.gates;
     Options {
@@ -86,7 +98,7 @@ fn options(parts: &Parts) -> Options {
 }
 
 /// The webhooks: they answer whether the controller runs or not, so that stored objects stay valid.
-pub(crate) fn admission(router: Router, parts: &Parts, steps: &Steps) -> Router {
+pub(crate) fn admission(router: Router, parts: &Parts, protection: Arc<Protection>) -> Router {
     let gates = parts.gates;
     let options = admission::Options {
         default_templates: !gates.enabled(Gate::TemplateNoDefaults),
@@ -102,8 +114,7 @@ pub(crate) fn admission(router: Router, parts: &Parts, steps: &Steps) -> Router 
         })
     };
     let templates = Arc::new(admission::DryRun::new(parts.client.clone()));
-    let context =
-        Arc::new(admission::Context::new(options, Arc::new(lookup), templates, steps.protected.clone()));
+    let context = Arc::new(admission::Context::new(options, Arc::new(lookup), templates, protection));
     let handler = |mutating: bool| {
         let context = Arc::clone(&context);
         move |request: AdmissionRequest| {

@@ -303,6 +303,7 @@ async fn a_watch_fills_the_store_page_by_page_outlives_errors_and_skips_what_it_
     assert!(tokio::time::timeout(Duration::from_mins(2), watch).await.is_err(), "a watch never ends");
     assert_eq!((at(&store, "a").as_deref(), at(&store, "b"), store.len()), (Some("a@10"), None, 1));
     assert_eq!((store.malformed(), store.is_ready()), (2, true));
+    assert_ne!(store.failures(), 0);
     let requests = requests.lock().unwrap().clone();
     assert!(requests[1].contains("limit=500") && requests[1].contains("labelSelector=x%3Dy"), "{requests:?}");
     assert!(!requests[1].contains("resourceVersion"), "{requests:?}");
