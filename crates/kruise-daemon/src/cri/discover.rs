@@ -117,3 +117,39 @@ async fn check(cri: &Cri) -> Result<String, String> {
     }
     Ok(version.runtime_name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn known_sockets_are_found_in_their_order_and_a_named_one_alone() {
+        let run = std::env::temp_dir().join(format!("kruise-sockets-{}", std::process::id()));
+        fs::create_dir_all(run.join("containerd")).unwrap();
+        fs::create_dir_all(run.join("crio")).unwrap();
+        for name in ["crio/crio.sock", "containerd/containerd.sock", "other.sock"] {
+            fs::write(run.join(name), "").unwrap();
+        }
+        let found = |named: &str| {
+            let found = sockets(&run, named).into_iter();
+            found.map(|path| path.strip_prefix(&run).unwrap().display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(found(""), ["containerd/containerd.sock", "crio/crio.sock"]);
+        assert_eq!(found("other.sock"), ["other.sock"]);
+        assert_eq!(found("/other.sock"), ["other.sock"]);
+        assert_eq!(found(&run.join("other.sock").display().to_string()), ["other.sock"]);
+        assert_eq!(found("missing.sock"), Vec::<String>::new());
+        fs::remove_dir_all(&run).unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_a_socket_or_anybody_behind_it_there_is_no_runtime() {
+        let seconds = crate::cri::call_metrics(&prometheus::Registry::new()).unwrap();
+        let error = discover(Vec::new(), None, &seconds).await.unwrap_err();
+        assert_eq!(error.to_string(), "not found container runtime sock");
+        let error = discover(vec![PathBuf::from("/nowhere/x.sock")], None, &seconds).await.unwrap_err();
+        assert!(error.to_string().starts_with("no container runtime answers: /nowhere/x.sock: "), "{error}");
+    }
+}

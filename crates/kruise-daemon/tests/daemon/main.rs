@@ -8,10 +8,12 @@
 )]
 
 mod fake_cri;
+
 mod pods;
 mod pulling;
 mod recreating;
 mod reporting;
+mod starting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,8 +60,10 @@ impl World {
     /// Starts the agent with flags; one that runs is killed first.
     pub(crate) fn start(&mut self, flags: &[&str]) {
         self.kill();
-        let line =
-            ["kruise-daemon", "--addr=0", "--node-name", NODE].into_iter().chain(flags.iter().copied());
+        let line = ["kruise-daemon", "--addr=0"].into_iter().chain(flags.iter().copied());
+        let own = ["--node-name", NODE];
+        let named = flags.iter().any(|flag| flag.starts_with("--node-name"));
+        let line = line.chain(own.into_iter().filter(|_| !named));
         let flags = Flags::try_parse_from(line).unwrap();
         let gates = FeatureGates::defaults();
         let metrics = Metrics::new("0", "test", gates).unwrap();
@@ -67,6 +71,11 @@ impl World {
             Setup { flags, gates, runtimes: self.cri.runtimes(), clock: Arc::clone(&self.clock), metrics };
         let client = self.server.client_as("daemon");
         self.agent = Some(tokio::spawn(run::run(setup, client, std::future::pending())));
+    }
+
+    /// Waits until the agent ends by itself.
+    pub(crate) async fn end(&mut self) -> anyhow::Result<()> {
+        self.agent.take().unwrap().await.unwrap()
     }
 
     pub(crate) fn now(&self) -> jiff::Timestamp {
