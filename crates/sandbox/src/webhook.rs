@@ -133,6 +133,10 @@ impl InProcess {
 fn unknown(endpoint: &Endpoint) -> String {
     match &endpoint.service {
         Some((_, name)) => format!("service {name:?} not found"),
+        // Nobody listens at an address.
+        None if endpoint.server_name.parse::<std::net::IpAddr>().is_ok() => {
+            format!("dial tcp {}:{}: connect: connection refused", endpoint.server_name, endpoint.port)
+        }
         None => format!("dial tcp: lookup {}: no such host", endpoint.server_name),
     }
 }

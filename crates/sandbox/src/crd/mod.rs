@@ -56,7 +56,12 @@ pub fn prepare_create(crd: &mut Value) {
     default(crd);
     let storage = storage_version(crd);
     if let Some(root) = crd.as_object_mut() {
-        root.insert("status".to_owned(), Value::Object(Map::new()));
+        // As the API server writes an empty status.
+        let nothing: Map<String, Value> =
+            ["plural", "kind"].into_iter().map(|name| (name.to_owned(), "".into())).collect();
+        let status = [("conditions", Value::Null), ("acceptedNames", Value::Object(nothing))];
+        let status = status.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        root.insert("status".to_owned(), Value::Object(status));
     }
     if let Some(meta) = crd.get_mut("metadata").and_then(Value::as_object_mut) {
         meta.insert("generation".to_owned(), 1.into());

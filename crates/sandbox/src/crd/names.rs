@@ -22,7 +22,10 @@ pub fn establish(crd: &mut Value, others: &[&Value], now: Timestamp) -> bool {
     let status = root.entry("status").or_insert_with(|| Value::Object(Map::new()));
     let Some(status) = status.as_object_mut() else { return false };
     status.insert("acceptedNames".to_owned(), accepted);
-    let conditions = status.entry("conditions").or_insert_with(|| Value::Array(Vec::new()));
+    let conditions = status.entry("conditions").or_insert(Value::Null);
+    if conditions.is_null() {
+        *conditions = Value::Array(Vec::new());
+    }
     let Some(conditions) = conditions.as_array_mut() else { return false };
     let established =
         conditions.iter().any(|one| text(one, "type") == "Established" && text(one, "status") == "True");
@@ -72,19 +75,18 @@ type Conflict = (&'static str, String);
 
 fn accept(wanted: &Value, accepted: &Value, taken: &Taken) -> (Value, Option<Conflict>) {
     let mut names = accepted.as_object().cloned().unwrap_or_default();
-    let mut conflict = None;
-    let mut single = |names: &mut Map<String, Value>, field: &str, reason, taken: &BTreeSet<String>| {
+    let mut conflict: Option<Conflict> = None;
+    let single = |field: &str, reason, taken: &BTreeSet<String>, names: &mut Map<String, Value>| {
         let name = text(wanted, field);
         if name != text(accepted, field) && taken.contains(name) {
-            conflict = Some((reason, format!("{} is already in use", quoted(name))));
-        } else {
-            names.insert(field.to_owned(), name.into());
+            return Some((reason, format!("{} is already in use", quoted(name))));
         }
+        names.insert(field.to_owned(), name.into());
+        None
     };
-    single(&mut names, "plural", "PluralConflict", &taken.resources);
-    single(&mut names, "singular", "SingularConflict", &taken.resources);
-    single(&mut names, "kind", "KindConflict", &taken.kinds);
-    single(&mut names, "listKind", "ListKindConflict", &taken.kinds);
+    // The last conflict found is the one that is told.
+    conflict = single("plural", "PluralConflict", &taken.resources, &mut names).or(conflict);
+    conflict = single("singular", "SingularConflict", &taken.resources, &mut names).or(conflict);
     let own = texts(accepted, "shortNames");
     let used: Vec<String> = texts(wanted, "shortNames")
         .iter()
@@ -96,6 +98,8 @@ fn accept(wanted: &Value, accepted: &Value, taken: &Taken) -> (Value, Option<Con
         [one] => conflict = Some(("ShortNamesConflict", one.clone())),
         many => conflict = Some(("ShortNamesConflict", format!("[{}]", many.join(", ")))),
     }
+    conflict = single("kind", "KindConflict", &taken.kinds, &mut names).or(conflict);
+    conflict = single("listKind", "ListKindConflict", &taken.kinds, &mut names).or(conflict);
     copy(wanted, &mut names, "categories");
     (Value::Object(names), conflict)
 }

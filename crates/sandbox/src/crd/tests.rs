@@ -86,7 +86,9 @@ fn what_is_left_out_gets_the_servers_defaults() {
         json!({"plural": "things", "kind": "Thing", "singular": "thing", "listKind": "ThingList"})
     );
     assert_eq!(crd["spec"]["conversion"], json!({"strategy": "None"}));
-    assert_eq!(crd["status"], json!({"storedVersions": ["v1"]}));
+    let nothing =
+        json!({"acceptedNames": {"kind": "", "plural": ""}, "conditions": null, "storedVersions": ["v1"]});
+    assert_eq!(crd["status"], nothing);
     assert_eq!(crd["metadata"]["generation"], 1);
 }
 

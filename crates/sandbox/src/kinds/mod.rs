@@ -56,6 +56,14 @@ pub fn decode_kind(
     wire::decode_as(group, version, kind, object)
 }
 
+/// An object of a built-in kind without any content: what the API server writes even then.
+pub(crate) fn empty(group: &str, version: &str, kind: &str) -> Value {
+    let mut object = Value::Object(serde_json::Map::new());
+    // An object without fields has none of a wrong type.
+    let _ = wire::decode_as(group, version, kind, &mut object);
+    object
+}
+
 /// Reads the metadata of a custom object as [`decode`] reads whole objects of built-in kinds.
 ///
 /// # Errors

@@ -6,6 +6,22 @@ use super::check::{Checks, at, int, list, text};
 use super::pod_spec::{self, compare};
 use super::{names, prepare};
 
+/// Ephemeral containers come and stay as they are.
+pub(super) fn ephemeral(old: &Value, new: &Value, checks: &mut Checks) {
+    let of = |pod: &Value| pod.pointer("/spec/ephemeralContainers").and_then(Value::as_array).cloned();
+    let new = of(new).unwrap_or_default();
+    for container in of(old).unwrap_or_default() {
+        let name = container.get("name").cloned().unwrap_or_default();
+        let what = match new.iter().find(|one| one.get("name") == Some(&name)) {
+            None => "removed",
+            Some(one) if *one != container => "changed",
+            Some(_) => continue,
+        };
+        let detail = format!("existing ephemeral containers {name} may not be {what}");
+        checks.forbidden("spec.ephemeralContainers", &detail);
+    }
+}
+
 /// The end of the sentence about fields that may change.
 const MUTABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
                        `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions \

@@ -199,17 +199,16 @@ fn update_custom(resource: &Resource, subresource: Option<&str>, old: &Value, ne
         if with_status {
             copy(old, new, "status");
         }
-        let desired = |object: &Value| {
-            let mut fields = object.as_object().cloned().unwrap_or_default();
-            for field in ["metadata", "apiVersion", "kind"] {
-                fields.remove(field);
-            }
-            if with_status {
-                fields.remove("status");
-            }
-            fields
+        let apart: &[&str] = if with_status {
+            &["metadata", "apiVersion", "kind", "status"]
+        } else {
+            &["metadata", "apiVersion", "kind"]
         };
-        if desired(old) != desired(new) {
+        let same = match (old.as_object(), new.as_object()) {
+            (Some(old), Some(new)) => crate::patch::managers::same_but(old, new, apart),
+            _ => old == new,
+        };
+        if !same {
             raise(new);
         }
     }

@@ -50,7 +50,10 @@ pub(super) fn update(
             pod_update::resize(old, new, checks);
         }
         (_, Some("status" | "approval" | "finalize")) => status(key, new, checks),
-        (("", "pods"), Some("ephemeralcontainers")) => body(resource, new, false, checks),
+        (("", "pods"), Some("ephemeralcontainers")) => {
+            body(resource, new, false, checks);
+            pod_update::ephemeral(old, new, checks);
+        }
         _ => {
             body(resource, new, false, checks);
             changes(key, old, new, checks);
@@ -173,13 +176,24 @@ fn status(key: (&str, &str), new: &Value, checks: &mut Checks) {
         return;
     }
     let status = new.get("status").unwrap_or(&Value::Null);
-    let counters = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "currentReplicas"];
+    let counters = [
+        "replicas",
+        "fullyLabeledReplicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "currentReplicas",
+    ];
     for counter in counters {
         checks.nonnegative(status, counter, "status");
     }
     let replicas = int(status, "replicas").unwrap_or_default();
-    for counter in ["updatedReplicas", "readyReplicas", "availableReplicas"] {
-        if let Some(count) = int(status, counter).filter(|count| *count > replicas && key.1 != "daemonsets") {
+    let replica_sets = matches!(key.1, "replicasets" | "replicationcontrollers");
+    for counter in ["fullyLabeledReplicas", "updatedReplicas", "readyReplicas", "availableReplicas"] {
+        // A counter that is left out is zero where the kind has it.
+        let count =
+            int(status, counter).or_else(|| (replica_sets && counter != "updatedReplicas").then_some(0));
+        if let Some(count) = count.filter(|count| *count > replicas && key.1 != "daemonsets") {
             let detail = "cannot be greater than status.replicas";
             checks.invalid(format!("status.{counter}"), &json!(count), detail);
         }

@@ -212,8 +212,13 @@ pub fn track(write: &Write<'_>, old: Option<&Value>, new: &mut Value) {
     if list.is_empty() && old.is_some() {
         return;
     }
-    let empty = Value::Object(Map::new());
-    let changes = write.changes(old.unwrap_or(&empty), new);
+    let changes = match old {
+        Some(old) => write.changes(old, new),
+        None => {
+            let (group, version) = write.api_version.rsplit_once('/').unwrap_or(("", write.api_version));
+            write.changes(&crate::kinds::empty(group, version, write.kind), new)
+        }
+    };
     if changes.is_empty() && !own {
         put_raw(new, list);
         return;
@@ -325,32 +330,35 @@ fn capped(mut entries: Vec<Entry>) -> Vec<Entry> {
 /// write need not be stored.
 pub fn unchanged(old: &Value, new: &Value) -> bool {
     let (Some(a), Some(b)) = (old.as_object(), new.as_object()) else { return old == new };
-    let rest = |fields: &'_ Map<String, Value>| fields.len() - usize::from(fields.contains_key("metadata"));
-    rest(a) == rest(b)
-        && a.iter().filter(|(name, _)| *name != "metadata").all(|(name, value)| b.get(name) == Some(value))
+    same_but(a, b, &["metadata"])
         && match (a.get("metadata"), b.get("metadata")) {
-            (Some(a), Some(b)) => same_metadata(a, b),
+            (Some(Value::Object(a)), Some(Value::Object(b))) => {
+                same_but(a, b, &["managedFields", "resourceVersion"])
+                    && same_entries(a.get("managedFields"), b.get("managedFields"))
+            }
             (a, b) => a == b,
         }
 }
 
-fn same_metadata(a: &Value, b: &Value) -> bool {
-    let fields = |value: &Value| -> Map<String, Value> {
-        let ignored = |name: &str| matches!(name, "managedFields" | "resourceVersion");
-        value
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(name, _)| !ignored(name))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect()
+/// True if two objects have the same fields, whatever those named hold.
+pub(crate) fn same_but(a: &Map<String, Value>, b: &Map<String, Value>, but: &[&str]) -> bool {
+    let count = |fields: &Map<String, Value>| {
+        fields.len() - but.iter().filter(|name| fields.contains_key(**name)).count()
     };
-    let entries = |value: &Value| -> Vec<Value> {
-        let mut list = value.get("managedFields").and_then(Value::as_array).cloned().unwrap_or_default();
-        for entry in list.iter_mut().filter_map(Value::as_object_mut) {
-            entry.remove("time");
-        }
-        list
-    };
-    fields(a) == fields(b) && entries(a) == entries(b)
+    let compared = |name: &String| !but.contains(&name.as_str());
+    count(a) == count(b)
+        && a.iter().filter(|(name, _)| compared(name)).all(|(name, value)| b.get(name) == Some(value))
+}
+
+/// Entries of the same owners and fields, whenever they were written.
+fn same_entries(a: Option<&Value>, b: Option<&Value>) -> bool {
+    let entries = |list: Option<&'_ Value>| list.and_then(Value::as_array).map_or(0, Vec::len);
+    if entries(a) != entries(b) {
+        return false;
+    }
+    let (a, b) = (a.and_then(Value::as_array), b.and_then(Value::as_array));
+    a.into_iter().flatten().zip(b.into_iter().flatten()).all(|(a, b)| match (a.as_object(), b.as_object()) {
+        (Some(a), Some(b)) => same_but(a, b, &["time"]),
+        _ => a == b,
+    })
 }

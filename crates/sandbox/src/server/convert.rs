@@ -1,5 +1,6 @@
 //! Objects between the version they are stored in and the version a request speaks.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -49,6 +50,15 @@ pub(crate) async fn copy(call: &Call, object: &Arc<Stored>) -> Result<Value, Api
     let mut value = shown_one(call, Arc::clone(object)).await?.value.clone();
     retype(&mut value, &call.resource, &call.info.version);
     Ok(value)
+}
+
+/// A stored object in the request's version, `apiVersion` included, copied only where that is another one.
+pub(crate) async fn seen<'a>(call: &Call, object: &'a Arc<Stored>) -> Result<Cow<'a, Value>, ApiError> {
+    let stored = object.value.get("apiVersion").and_then(Value::as_str);
+    if same(call) && stored == Some(call.resource.api_version(&call.info.version).as_str()) {
+        return Ok(Cow::Borrowed(&object.value));
+    }
+    copy(call, object).await.map(Cow::Owned)
 }
 
 /// An object of the request's version as it is stored.

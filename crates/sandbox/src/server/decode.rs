@@ -52,6 +52,23 @@ pub(crate) fn parse(call: &Call, kind: &str) -> Result<Value, ApiError> {
     Ok(value)
 }
 
+/// The body of a delete: `DeleteOptions` of whatever version, and nothing else.
+pub(crate) fn options(call: &Call) -> Result<Value, ApiError> {
+    let value =
+        parse(call, "DeleteOptions").map_err(|error| match error.message.split_once("couldn't get") {
+            Some((_, why)) => {
+                let why = why.rsplit_once(" (").map_or(why, |(why, _)| why);
+                ApiError::unexplained(format!("couldn't get{why}"))
+            }
+            None => error,
+        })?;
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+    match text("kind") {
+        "" | "DeleteOptions" => Ok(value),
+        kind => Err(ApiError::unexplained(not_registered(text("apiVersion"), kind))),
+    }
+}
+
 /// The beginning of a body that could not be read: JSON objects as they are, anything else in hexadecimal.
 fn summary(body: &[u8]) -> String {
     const SHOWN: usize = 1024;

@@ -40,7 +40,7 @@ impl Options {
                 ..Self::default()
             }
         } else {
-            Self::from_value(&decode::parse(call, "DeleteOptions")?)
+            Self::from_value(&decode::options(call)?)
         };
         options.dry_run |= call.info.dry_run;
         options.check()?;

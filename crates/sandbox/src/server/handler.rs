@@ -13,7 +13,7 @@ use super::route::{self, Query, RequestInfo, Route, Target, Verb};
 use super::storage::lock;
 use super::{Server, answer, delete, patches, read, sub, watch, write};
 use crate::builtin;
-use crate::error::{ApiError, FieldError};
+use crate::error::{ApiError, FieldError, Reason};
 use crate::resource::{Resource, Version};
 
 /// The largest body the server reads.
@@ -131,7 +131,7 @@ impl Server {
                 return Ok(Answer::text(StatusCode::NOT_FOUND, "404 page not found\n").response(None, &[]));
             }
             Err(Missing::Resource) => return refuse(&ApiError::unknown_path()),
-            Err(Missing::Method) => return refuse(&ApiError::method_not_allowed()),
+            Err(Missing::Method) => return refuse(&self.no_method(&parts.method, &target)),
         };
         let info = self.info(name, &parts.headers, target, verb, &query);
         let decision = self.0.config.interceptor.as_ref().map(|one| one.before(&info)).unwrap_or_default();
@@ -230,6 +230,16 @@ impl Server {
             }
         }
         Ok((resource, verb))
+    }
+
+    /// 405; of a custom resource in words of its own.
+    fn no_method(&self, method: &http::Method, target: &Target) -> ApiError {
+        let found = self.registry().get(&target.group, &target.resource).filter(|resource| resource.custom);
+        let Some(resource) = found.filter(|_| method == http::Method::DELETE) else {
+            return ApiError::method_not_allowed();
+        };
+        let text = format!("delete is not supported on resources of kind {:?}", resource.qualified());
+        ApiError::new(Reason::MethodNotAllowed, text).details(&resource.group, &resource.plural, "")
     }
 
     /// The group is that of a CustomResourceDefinition: its unknown paths are nobody's.

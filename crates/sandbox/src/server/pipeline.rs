@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::admit::{self, Question};
+use super::admit::{self, CONFIGURATIONS, Question};
 use super::handler::Call;
 use super::patches::Form;
 use super::storage::lock;
@@ -140,6 +140,8 @@ pub(crate) fn default(call: &Call, value: &mut Value) {
     kinds::default(&call.resource, value);
     if call.resource.group == "admissionregistration.k8s.io" {
         admission::default_configuration(value);
+    } else if is_crd(call) {
+        crd::default(value);
     }
 }
 
@@ -165,6 +167,8 @@ pub(crate) async fn create(call: &Call, value: &mut Value, tracked: bool) -> Res
         errors.extend(sub::scale_errors(call, value));
     } else if is_crd(call) {
         errors.extend(crd::validate_create(value));
+    } else if is_configuration(call) {
+        errors.extend(admission::validate_configuration(value));
     }
     refuse(call, value, &errors)?;
     let question = Question { operation: Operation::Create, subresource: None, old: None, new: Some(value) };
@@ -173,6 +177,10 @@ pub(crate) async fn create(call: &Call, value: &mut Value, tracked: bool) -> Res
 
 fn is_crd(call: &Call) -> bool {
     call.resource.plural == "customresourcedefinitions" && call.resource.group == "apiextensions.k8s.io"
+}
+
+fn is_configuration(call: &Call) -> bool {
+    CONFIGURATIONS.contains(&call.table.as_str())
 }
 
 /// Takes away what clients cannot set, and sets the namespace.
@@ -246,6 +254,8 @@ pub(crate) async fn update(
         }
     } else if is_crd(call) && subresource.is_none() {
         errors.extend(crd::validate_update(old, new));
+    } else if is_configuration(call) {
+        errors.extend(admission::validate_configuration(new));
     }
     refuse(call, new, &errors)?;
     let question = Question { operation, subresource, old: Some(old), new: Some(new) };

@@ -22,7 +22,12 @@ pub(crate) fn scale(call: &Call, scale: &Value) -> Result<Answer, ApiError> {
 fn include(call: &Call) -> Result<Include, ApiError> {
     let asked = call.query.get("includeObject");
     Include::parse(asked)
-        .ok_or_else(|| ApiError::bad_request(format!("unrecognized includeObject value: {asked:?}")))
+        .ok_or_else(|| {
+            ApiError::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {asked:?}: must be 'Metadata', \
+                 'Object', 'None', or empty"
+            ))
+        })
 }
 
 /// A Table of objects in the request's version; `list_meta` is the metadata of the list they come from.

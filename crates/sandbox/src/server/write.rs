@@ -44,7 +44,8 @@ pub(crate) async fn create_object(
     let generated = object::name(&value).is_empty();
     let mut tries = 8;
     loop {
-        let mut attempt = value.clone();
+        // A generated name may be taken: only then is there another attempt.
+        let mut attempt = if generated { value.clone() } else { value.take() };
         pipeline::create(call, &mut attempt, tracked).await?;
         let key = call.key_of(object::name(&attempt));
         let name = object::name(&attempt).to_owned();
@@ -198,7 +199,7 @@ async fn try_change(
     current: &Arc<Stored>,
     make: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Option<Arc<Stored>>, ApiError> {
-    let old = convert::copy(call, current).await?;
+    let old = convert::seen(call, current).await?;
     let mut new = make(&old)?;
     check_uid(call, &old, &new)?;
     check_version(call, &old, &new)?;

@@ -399,8 +399,11 @@ pub(crate) async fn on_sandbox(module: &str, name: &str, case: Case) {
     let known = known::DIFFERENCES.iter().find(|(case, _)| *case == title);
     let server = Server::new(Config::default());
     let clock = kruise_sandbox::clock::system();
-    let controllers =
-        tokio::spawn(kruise_sandbox::controllers::run(server.client(), clock, std::future::pending()));
+    let controllers = tokio::spawn(kruise_sandbox::controllers::run(
+        server.client_as("kube-controller-manager"),
+        clock,
+        std::future::pending(),
+    ));
     let target = Target::new(server.client(), Duration::from_secs(5));
     let outcome = tokio::spawn(async move { target.run(case).await }).await;
     controllers.abort();
