@@ -243,10 +243,9 @@ async fn push(
         .buffer_unordered(PARALLEL);
     let mut outcome = Ok(());
     while let Some(result) = results.next().await {
-        match (&outcome, &result) {
-            // A conflict is no failure; it is told only if there is nothing worse.
-            (Ok(()) | Err(Error::Conflict(_)), Err(_)) => outcome = result,
-            _ => {}
+        // A conflict is no failure; it is told only if there is nothing worse.
+        if let (Ok(()) | Err(Error::Conflict(_)), Err(_)) = (&outcome, &result) {
+            outcome = result;
         }
     }
     outcome

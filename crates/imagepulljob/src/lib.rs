@@ -5,6 +5,8 @@
 //! ImageListPullJob ──▶ ImagePullJob ──▶ NodeImage.spec ──agent──▶ NodeImage.status ──▶ ImagePullJob.status
 //! ```
 
+#![cfg_attr(test, expect(clippy::needless_pass_by_value, reason = "helpers of tests take literals"))]
+
 pub mod admission;
 pub mod apply;
 pub mod index;

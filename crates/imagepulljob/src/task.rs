@@ -152,31 +152,28 @@ impl Task {
         let mut image = old.cloned().unwrap_or_default();
         let version = status_of(node, &self.image, &self.tag).map_or(-1, |status| status.version);
         let mut changed = false;
-        match image.tags.iter_mut().find(|tag| tag.tag == self.tag) {
-            Some(tag) => {
-                if let Some(policy) = self.agreed_policy(tag, name) {
-                    tag.pull_policy = Some(policy);
-                    changed = true;
-                }
-                if !self.owns(tag) {
-                    tag.version = tag.version.saturating_add(1);
-                    tag.owner_references.get_or_insert_default().push(self.owner.clone());
-                    tag.created_at = Some(whole_seconds(now));
-                    tag.image_pull_policy.clone_from(&self.image_pull_policy);
-                    changed = true;
-                }
-            }
-            None => {
-                image.tags.push(ImageTagSpec {
-                    tag: self.tag.clone(),
-                    created_at: Some(whole_seconds(now)),
-                    pull_policy: Some(self.policy(name)),
-                    owner_references: Some(vec![self.owner.clone()]),
-                    version: version.saturating_add(1),
-                    image_pull_policy: self.image_pull_policy.clone(),
-                });
+        if let Some(tag) = image.tags.iter_mut().find(|tag| tag.tag == self.tag) {
+            if let Some(policy) = self.agreed_policy(tag, name) {
+                tag.pull_policy = Some(policy);
                 changed = true;
             }
+            if !self.owns(tag) {
+                tag.version = tag.version.saturating_add(1);
+                tag.owner_references.get_or_insert_default().push(self.owner.clone());
+                tag.created_at = Some(whole_seconds(now));
+                tag.image_pull_policy.clone_from(&self.image_pull_policy);
+                changed = true;
+            }
+        } else {
+            image.tags.push(ImageTagSpec {
+                tag: self.tag.clone(),
+                created_at: Some(whole_seconds(now)),
+                pull_policy: Some(self.policy(name)),
+                owner_references: Some(vec![self.owner.clone()]),
+                version: version.saturating_add(1),
+                image_pull_policy: self.image_pull_policy.clone(),
+            });
+            changed = true;
         }
         let lacking = missing(&image, secrets);
         if !lacking.is_empty() {

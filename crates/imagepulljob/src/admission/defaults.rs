@@ -61,7 +61,7 @@ fn default_node(object: &mut Value, now: Timestamp) {
         }
         sort(tags);
     }
-    tags_at(object, "/status/imageStatuses").for_each(sort);
+    tags_at(object, "/status/imageStatuses").for_each(|tags| sort(tags));
 }
 
 fn tags_at<'a>(object: &'a mut Value, path: &str) -> impl Iterator<Item = &'a mut Vec<Value>> {
@@ -70,7 +70,7 @@ fn tags_at<'a>(object: &'a mut Value, path: &str) -> impl Iterator<Item = &'a mu
     images.filter_map(|image| image.get_mut("tags")?.as_array_mut())
 }
 
-fn sort(tags: &mut Vec<Value>) {
+fn sort(tags: &mut [Value]) {
     tags.sort_by(|a, b| tag_of(a).cmp(tag_of(b)));
 }
 

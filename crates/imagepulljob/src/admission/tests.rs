@@ -27,7 +27,7 @@ fn request(version: &str, object: Value, old: Option<Value>) -> AdmissionRequest
 fn defaulted(version: &str, kind: Kind, object: Value) -> Value {
     match handle(&request(version, object.clone(), None), kind, true, &context(true, true)) {
         Verdict::Allow { patched, .. } => patched.unwrap_or(object),
-        other => panic!("{other:?}"),
+        other @ Verdict::Deny { .. } => panic!("{other:?}"),
     }
 }
 

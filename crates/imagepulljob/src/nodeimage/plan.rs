@@ -411,7 +411,7 @@ mod tests {
         };
         assert_eq!(
             planned(Some(&node), Some(&ended(2)), 40),
-            Plan { wake_in: Some(Duration::from_secs(60)), ..Plan::default() }
+            Plan { wake_in: Some(Duration::from_mins(1)), ..Plan::default() }
         );
         assert!(
             matches!(planned(Some(&node), Some(&ended(2)), 100).action, Some(Action::Update { images, .. }) if images["nginx"].is_none())
