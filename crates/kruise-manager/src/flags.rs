@@ -51,6 +51,9 @@ pub struct Flags {
     /// Do not count pods that are being prepared for deletion as replicas when scaling CloneSets.
     #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub cloneset_scaling_exclude_preparing_delete: bool,
+    /// Parallel reconciles of ContainerRecreateRequests.
+    #[arg(long, default_value_t = 3)]
+    pub crr_workers: usize,
     /// Parallel reconciles of ImagePullJobs.
     #[arg(long, default_value_t = 3)]
     pub imagepulljob_workers: usize,
@@ -128,8 +131,6 @@ pub struct Accepted {
     advancedcronjob_workers: Option<usize>,
     #[arg(long, hide = true)]
     broadcastjob_workers: Option<usize>,
-    #[arg(long, hide = true)]
-    crr_workers: Option<usize>,
     #[arg(long, hide = true)]
     daemonset_workers: Option<usize>,
     #[arg(long, hide = true)]

@@ -24,6 +24,7 @@ const TABLE: &[Entry] = &[
     controllers::images::JOBS,
     controllers::images::LISTS,
     controllers::images::NODE_IMAGES,
+    controllers::recreate::ENTRY,
 ];
 
 /// One controller.
@@ -59,7 +60,8 @@ pub(crate) fn admission(parts: &Parts) -> anyhow::Result<Router> {
         kruise_api::conversion::convert(object, version).map_err(|error| error.to_string())
     });
     let router = controllers::cloneset::admission(router, parts, protection);
-    Ok(controllers::images::admission(router, parts))
+    let router = controllers::images::admission(router, parts);
+    Ok(controllers::recreate::admission(router, parts))
 }
 
 /// Shows which controllers run, and why others do not.

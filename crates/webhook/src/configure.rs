@@ -182,6 +182,17 @@ pub const ENTRIES: &[Entry] = &[
             operations: &["CREATE", "UPDATE"],
         }],
     },
+    Entry {
+        configuration: Configuration::Mutating,
+        name: "mcontainerrecreaterequest.kb.io",
+        path: "/mutate-apps-kruise-io-containerrecreaterequest",
+        rules: &[Rule {
+            group: "apps.kruise.io",
+            versions: BOTH,
+            resources: &["containerrecreaterequests"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+    },
 ];
 
 /// A CRD whose objects this binary converts.

@@ -2,3 +2,4 @@
 
 pub(crate) mod cloneset;
 pub(crate) mod images;
+pub(crate) mod recreate;

@@ -1,0 +1,358 @@
+//! One round of one request, and what wakes it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kruise_api::containerrecreaterequest::{
+    ContainerRecreateRequest, ContainerRecreateRequestPhase as Phase, ContainerStatusSnapshot,
+};
+use kruise_api::keys;
+use kruise_common::key::{ObjectKey, Uid};
+use kruise_common::patch::PodPatch;
+use kruise_common::pod::PodView;
+use kruise_common::pod_wire::PodWire;
+use kruise_common::readiness;
+use kruise_runtime::controller::Requeue;
+use kruise_runtime::queue::WorkQueue;
+use kruise_runtime::store::{Change, Store, View};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde::Serialize;
+
+use crate::plan::{Action, Plan, Seen, plan};
+
+/// Name of the controller: label of its metrics.
+pub const NAME: &str = "containerrecreaterequest-controller";
+
+/// When to look again after somebody else was faster.
+const AFTER_CONFLICT: Duration = Duration::from_millis(100);
+
+/// A request as it is kept: found by its pod's uid.
+#[derive(Clone, Debug)]
+pub struct RequestView {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Identity.
+    pub uid: Uid,
+    /// `metadata.resourceVersion`.
+    pub resource_version: Arc<str>,
+    /// The request.
+    pub object: ContainerRecreateRequest,
+}
+
+impl RequestView {
+    /// The view of an object from the API server; `None` if it has no name or identity.
+    pub fn of(mut object: ContainerRecreateRequest) -> Option<Self> {
+        let meta = &mut object.metadata;
+        meta.managed_fields = None;
+        let key = ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref()?);
+        let uid = Uid::from(meta.uid.as_deref()?);
+        let resource_version = Arc::from(meta.resource_version.as_deref()?);
+        Some(Self { key, uid, resource_version, object })
+    }
+}
+
+impl View for RequestView {
+    fn key(&self) -> ObjectKey {
+        self.key.clone()
+    }
+
+    fn uid(&self) -> &Uid {
+        &self.uid
+    }
+
+    fn resource_version(&self) -> &str {
+        &self.resource_version
+    }
+
+    fn owners(&self) -> Vec<Uid> {
+        let labels = self.object.metadata.labels.as_ref();
+        labels
+            .and_then(|labels| labels.get(keys::CRR_POD_UID))
+            .map(|uid| Uid::from(uid.as_str()))
+            .into_iter()
+            .collect()
+    }
+}
+
+/// Why something was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object changed after it was read: decide again.
+    #[error("{0} changed after it was read")]
+    Conflict(ObjectKey),
+    /// The API server refused, or did not answer.
+    #[error("cannot write {key}: {source}")]
+    Api {
+        /// What was to be written.
+        key: ObjectKey,
+        /// The cause.
+        source: Box<kube::Error>,
+    },
+}
+
+fn failure(key: &ObjectKey, error: kube::Error) -> Error {
+    if is_code(&error, 409) {
+        Error::Conflict(key.clone())
+    } else {
+        Error::Api { key: key.clone(), source: Box::new(error) }
+    }
+}
+
+fn is_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+/// What rounds need.
+pub struct Context {
+    /// The API server.
+    pub client: kube::Client,
+    /// The requests.
+    pub requests: Store<RequestView>,
+    /// The pods.
+    pub pods: Store<PodView>,
+    /// The time.
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+}
+
+/// Wakes requests when something of theirs changes.
+pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
+    let waker = queue.clone();
+    context.requests.subscribe(Box::new(move |change: &Change<RequestView>| {
+        if let Some(request) = &change.new {
+            waker.add(request.key.clone());
+        }
+    }));
+    let (waker, requests) = (queue.clone(), context.requests.clone());
+    context.pods.subscribe(Box::new(move |change: &Change<PodView>| {
+        if let (Some(old), Some(new)) = (&change.old, &change.new)
+            && old.deleted == new.deleted
+            && old.statuses == new.statuses
+        {
+            return;
+        }
+        for pod in change.old.iter().chain(&change.new) {
+            for request in requests.owned_by(&pod.uid) {
+                waker.add(request.key.clone());
+            }
+        }
+    }));
+}
+
+/// One round.
+///
+/// # Errors
+/// The write failed.
+pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
+    match round(&key, &context).await {
+        Err(error @ Error::Conflict(_)) => {
+            tracing::debug!(%error, "decided again");
+            Ok(Requeue::After(AFTER_CONFLICT))
+        }
+        ended => ended,
+    }
+}
+
+async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
+    let Some(request) = context.requests.get(key) else { return Ok(Requeue::None) };
+    tracing::Span::current().record("generation", request.object.metadata.generation);
+    let pod =
+        context.pods.get(&ObjectKey::new(Arc::clone(&key.namespace), request.object.spec.pod_name.as_str()));
+    let held_by = key.to_string();
+    let now = (context.clock)();
+    let Plan { action, wake_in } =
+        plan(&Seen { request: &request.object, pod: pod.as_deref(), key: &held_by, now });
+    if let Some(action) = action {
+        carry_out(&request, pod.as_deref(), action, now, context).await?;
+    }
+    Ok(wake_in.map_or(Requeue::None, Requeue::After))
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    uid: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finalizers: Option<Vec<&'a str>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<&'a str, Option<&'a str>>,
+}
+
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusChange<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phase: Option<Phase>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_time: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_status_snapshot: Option<&'a [ContainerStatusSnapshot]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conditions: Option<Vec<Condition>>,
+}
+
+#[derive(Debug, Serialize)]
+struct RequestPatch<'a> {
+    metadata: Metadata<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<StatusChange<'a>>,
+}
+
+impl<'a> RequestPatch<'a> {
+    fn of(request: &'a RequestView) -> Self {
+        let metadata = Metadata {
+            uid: &request.uid.0,
+            resource_version: None,
+            finalizers: None,
+            labels: BTreeMap::new(),
+        };
+        Self { metadata, status: None }
+    }
+
+    fn status(request: &'a RequestView, status: StatusChange<'a>) -> Self {
+        Self { status: Some(status), ..Self::of(request) }
+    }
+}
+
+async fn carry_out(
+    request: &RequestView,
+    pod: Option<&PodView>,
+    action: Action,
+    now: Timestamp,
+    context: &Context,
+) -> Result<(), Error> {
+    let whole = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    let key = request.key.to_string();
+    match action {
+        Action::Release => {
+            let pod = pod.filter(|pod| pod.deleted.is_none());
+            let patch = pod.and_then(|pod| {
+                Some((pod, readiness::remove_not_ready_key(pod, keys::READINESS_AGENT_CRR, &key, now)?))
+            });
+            if let Some((pod, patch)) = patch {
+                patch_pod(pod, patch, context).await?;
+            }
+            finalizer(request, false, context).await
+        }
+        Action::Hold => finalizer(request, true, context).await,
+        Action::Unready => {
+            let Some(pod) = pod else { return Ok(()) };
+            match readiness::add_not_ready_key(pod, keys::READINESS_AGENT_CRR, &key, now) {
+                Some(patch) => {
+                    patch_pod(pod, patch, context).await?;
+                    begin_grace(request, whole, context).await
+                }
+                None => Ok(()),
+            }
+        }
+        Action::BeginGrace => begin_grace(request, whole, context).await,
+        Action::Deactivate => {
+            let mut change = RequestPatch::of(request);
+            change.metadata.labels.insert(keys::CRR_ACTIVE, None);
+            write(request, &change, context).await
+        }
+        Action::Delete => delete(request, context).await,
+        Action::Complete(message) => {
+            let status = StatusChange {
+                phase: Some(Phase::Completed),
+                completion_time: Some(whole),
+                message: Some(message),
+                ..StatusChange::default()
+            };
+            write(request, &RequestPatch::status(request, status), context).await
+        }
+        Action::Snapshot(told) => {
+            let status = StatusChange { container_status_snapshot: Some(&told), ..StatusChange::default() };
+            write(request, &RequestPatch::status(request, status), context).await
+        }
+    }
+}
+
+/// Once, and never again: the drain is measured from here.
+async fn begin_grace(request: &RequestView, now: Time, context: &Context) -> Result<(), Error> {
+    let old = request.object.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let mut conditions: Vec<_> =
+        old.into_iter().filter(|condition| condition.type_ != keys::CONDITION_PRE_RECREATE_GRACE).collect();
+    conditions.push(Condition {
+        type_: keys::CONDITION_PRE_RECREATE_GRACE.to_owned(),
+        status: "True".to_owned(),
+        reason: keys::CONDITION_PRE_RECREATE_GRACE.to_owned(),
+        message: "Pod has been forced to not-ready for unreadyGracePeriodSeconds drain".to_owned(),
+        last_transition_time: now,
+        observed_generation: None,
+    });
+    let status = StatusChange { conditions: Some(conditions), ..StatusChange::default() };
+    write(request, &RequestPatch::status(request, status), context).await
+}
+
+async fn finalizer(request: &RequestView, held: bool, context: &Context) -> Result<(), Error> {
+    let others = request.object.metadata.finalizers.iter().flatten().map(String::as_str);
+    let mut finalizers: Vec<_> = others.filter(|other| *other != keys::CRR_UNREADY_ACQUIRED).collect();
+    if held {
+        finalizers.push(keys::CRR_UNREADY_ACQUIRED);
+    }
+    let mut change = RequestPatch::of(request);
+    change.metadata.resource_version = Some(&request.resource_version);
+    change.metadata.finalizers = Some(finalizers);
+    write(request, &change, context).await
+}
+
+async fn write(request: &RequestView, change: &RequestPatch<'_>, context: &Context) -> Result<(), Error> {
+    let requests =
+        Api::<ContainerRecreateRequest>::namespaced(context.client.clone(), &request.key.namespace);
+    let (params, patch) = (PatchParams::default(), Patch::Merge(change));
+    let answer = match change.status {
+        Some(_) => requests.patch_status(&request.key.name, &params, &patch).await,
+        None => requests.patch(&request.key.name, &params, &patch).await,
+    };
+    match answer {
+        Ok(answer) => {
+            let gone = answer.metadata.deletion_timestamp.is_some()
+                && answer.metadata.finalizers.as_ref().is_none_or(Vec::is_empty);
+            if gone {
+                context.requests.remove_own(&request.key, &request.uid);
+            } else if let Some(view) = RequestView::of(answer) {
+                context.requests.apply_own(view);
+            }
+            Ok(())
+        }
+        Err(error) if is_code(&error, 404) => Ok(()),
+        Err(error) => Err(failure(&request.key, error)),
+    }
+}
+
+async fn delete(request: &RequestView, context: &Context) -> Result<(), Error> {
+    let requests =
+        Api::<ContainerRecreateRequest>::namespaced(context.client.clone(), &request.key.namespace);
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(request.uid.to_string()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    match requests.delete(&request.key.name, &params).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_code(&error, 404) => Ok(()),
+        Err(error) => Err(failure(&request.key, error)),
+    }
+}
+
+async fn patch_pod(pod: &PodView, mut patch: PodPatch, context: &Context) -> Result<(), Error> {
+    patch.metadata.uid = Some(pod.uid.to_string());
+    let pods = Api::<Pod>::namespaced(context.client.clone(), &pod.key.namespace);
+    let answer = pods.patch_status(&pod.key.name, &PatchParams::default(), &Patch::Strategic(&patch)).await;
+    let answer = match answer {
+        Err(error) if is_code(&error, 404) => return Ok(()),
+        answer => answer.map_err(|error| failure(&pod.key, error))?,
+    };
+    if let Ok(wire) = serde_json::to_value(answer).and_then(serde_json::from_value::<PodWire>) {
+        context.pods.apply_own(PodView::from(wire));
+    }
+    Ok(())
+}
