@@ -3,7 +3,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::needless_pass_by_value,
     reason = "helpers of tests take literals, and end a test where they cannot go on"
 )]
 

@@ -1,0 +1,169 @@
+//! Requests on the sandbox: a whole manager, a pod that runs, and a test that plays the node's agent.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests end a test where they cannot go on")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kruise_api::containerrecreaterequest::{
+    ContainerRecreateRequest, ContainerRecreateRequestPhase as Phase,
+};
+use kruise_playground::{Options, Playground};
+use kruise_sandbox::clock;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+
+struct World {
+    _playground: Playground,
+    pods: Api<Pod>,
+    requests: Api<ContainerRecreateRequest>,
+}
+
+impl World {
+    /// A ready pod `web` with the gate of Kruise.
+    async fn new() -> Self {
+        let clock = clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+        let playground =
+            Playground::start(Options::new(1, Arc::clone(&clock)).with_admission()).await.unwrap();
+        let pods = Api::<Pod>::namespaced(playground.client(), "default");
+        let requests = Api::namespaced(playground.client(), "default");
+        let pod = json!({"metadata": {"name": "web"}, "spec": {"terminationGracePeriodSeconds": 17,
+            "readinessGates": [{"conditionType": "KruisePodReady"}],
+            "containers": [{"name": "main", "image": "nginx:1"}]}});
+        let world = Self { _playground: playground, pods, requests };
+        world.pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+        let running = async || {
+            world
+                .pod()
+                .await
+                .status
+                .unwrap()
+                .container_statuses
+                .is_some_and(|all| all.iter().all(|one| one.ready))
+        };
+        until("the pod runs", running).await;
+        let ready = json!({"status": {"conditions": [{"type": "KruisePodReady", "status": "True"}]}});
+        world.pods.patch_status("web", &PatchParams::default(), &Patch::Strategic(ready)).await.unwrap();
+        until("it is ready", async || world.is_ready().await).await;
+        world
+    }
+
+    async fn pod(&self) -> Pod {
+        self.pods.get("web").await.unwrap()
+    }
+
+    async fn is_ready(&self) -> bool {
+        let conditions = self.pod().await.status.unwrap().conditions.unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    }
+
+    async fn request(&self, extra: Value) -> ContainerRecreateRequest {
+        let mut spec = json!({"podName": "web", "containers": [{"name": "main"}]});
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let object = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "ContainerRecreateRequest",
+            "metadata": {"name": "r"}, "spec": spec});
+        self.requests.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap()
+    }
+
+    /// What the agent says.
+    async fn report(&self, status: Value) {
+        let patch = Patch::Merge(json!({"status": status}));
+        self.requests.patch_status("r", &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    async fn now(&self) -> Option<ContainerRecreateRequest> {
+        self.requests.get_opt("r").await.unwrap()
+    }
+
+    async fn ended(&self) -> Option<String> {
+        self.now().await?.status.filter(|status| status.phase == Some(Phase::Completed))?.message
+    }
+}
+
+async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    for _ in 0..600 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert!(holds().await, "not in time: {what}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_container_is_is_written_down_and_a_silent_agent_ends_the_request() {
+    let world = World::new().await;
+    let made = world.request(json!({"ttlSecondsAfterFinished": 10})).await;
+    let pod = world.pod().await;
+    assert_eq!(made.labels().get("crr.apps.kruise.io/pod-uid"), pod.metadata.uid.as_ref());
+    assert_eq!(made.labels().get("crr.apps.kruise.io/active").map(String::as_str), Some("true"));
+    let was = made.spec.containers.first().unwrap().status_context.clone().unwrap();
+    let status = pod.status.unwrap().container_statuses.unwrap();
+    assert_eq!(Some(was.container_id), status.first().unwrap().container_id);
+    let strategy = made.spec.strategy.unwrap();
+    assert_eq!(
+        (strategy.failure_policy.as_deref(), strategy.termination_grace_period_seconds),
+        (Some("Fail"), Some(17))
+    );
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert_eq!(world.ended().await, None);
+    until("it ends", async || world.ended().await.is_some()).await;
+    assert_eq!(world.ended().await.as_deref(), Some("daemon has not responded for a long time"));
+    until("agents need not watch it", async || {
+        !world.now().await.unwrap().labels().contains_key("crr.apps.kruise.io/active")
+    })
+    .await;
+    until("it is deleted after its time", async || world.now().await.is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pod_is_out_of_service_while_it_drains_and_back_when_the_request_is_over_or_gone() {
+    for deleted in [false, true] {
+        let world = World::new().await;
+        world.request(json!({"strategy": {"unreadyGracePeriodSeconds": 5}})).await;
+        world.report(json!({"phase": "Recreating"})).await;
+        let begun = async || {
+            let conditions = world.now().await?.status?.conditions?;
+            conditions.into_iter().find(|condition| condition.type_ == "PreRecreateGrace")
+        };
+        until("the drain begins", async || begun().await.is_some()).await;
+        let since = begun().await;
+        assert!(!world.is_ready().await, "not in service");
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        assert_eq!(begun().await, since, "its time does not move on");
+        if deleted {
+            let _answer = world.requests.delete("r", &DeleteParams::default()).await.unwrap();
+            until("it is gone", async || world.now().await.is_none()).await;
+        } else {
+            world.report(json!({"phase": "Completed", "completionTime": "2026-01-01T00:01:00Z"})).await;
+            until("nothing is held", async || world.now().await.unwrap().finalizers().is_empty()).await;
+        }
+        until("the pod is back", async || world.is_ready().await).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_ends_with_its_pod_or_at_its_deadline_and_agents_are_told_of_new_containers() {
+    let world = World::new().await;
+    world.request(json!({"activeDeadlineSeconds": 30})).await;
+    world.report(json!({"phase": "Recreating"})).await;
+    let new = json!([{"name": "main", "image": "nginx:1", "imageID": "x", "containerID": "containerd://new", "ready": true,
+        "restartCount": 1, "state": {"running": {}}}]);
+    let patch = Patch::Merge(json!({"status": {"containerStatuses": new}}));
+    world.pods.patch_status("web", &PatchParams::default(), &patch).await.unwrap();
+    let told = async || world.now().await?.status?.container_status_snapshot;
+    until("agents are told", async || {
+        told().await.is_some_and(|all| all.iter().any(|one| one.container_id == "containerd://new"))
+    })
+    .await;
+    until("the deadline ends it", async || world.ended().await.is_some()).await;
+    assert_eq!(world.ended().await.as_deref(), Some("recreating has exceeded the activeDeadlineSeconds"));
+
+    let _answer = world.requests.delete("r", &DeleteParams::default()).await.unwrap();
+    world.request(json!({})).await;
+    let _answer = world.pods.delete("web", &DeleteParams::default()).await.unwrap();
+    until("it ends with its pod", async || world.ended().await.is_some()).await;
+    assert_eq!(world.ended().await.as_deref(), Some("pod has gone"));
+}
