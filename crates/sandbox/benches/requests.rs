@@ -1,6 +1,7 @@
 //! What requests to a server in the process cost: `cargo bench -p kruise-sandbox --bench requests [filter]`.
 #![allow(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "a benchmark prints and stops at errors"
@@ -46,26 +47,24 @@ fn set(name: &str) -> Value {
             "metadata": {"labels": {"app": "web"}}, "spec": pod("x")["spec"]}}})
 }
 
-async fn with_sets(managed_fields: bool) -> Server {
-    let server = Server::new(Config { managed_fields, seed: Some(1), ..Config::default() });
+/// The definition of CloneSet, without the conversion that needs a webhook.
+fn definition() -> String {
     let mut definition: Value = serde_yaml_ng::from_str(DEFINITION).unwrap();
     definition["spec"].as_object_mut().unwrap().remove("conversion");
-    let body = definition.to_string();
-    send(
-        &server,
-        "POST",
-        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
-        "application/json",
-        body.as_bytes(),
-    )
-    .await;
+    definition.to_string()
+}
+
+async fn with_sets(definition: &str, managed_fields: bool) -> Server {
+    let server = Server::new(Config { managed_fields, seed: Some(1), ..Config::default() });
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    send(&server, "POST", path, "application/json", definition.as_bytes()).await;
     server
 }
 
 struct Bench(Option<String>);
 
 impl Bench {
-    fn report(&self, name: &str, count: u32, start: Instant) {
+    fn report(name: &str, count: u32, start: Instant) {
         let each = start.elapsed() / count;
         println!("{name:<44} {each:>12.1?}");
     }
@@ -75,16 +74,16 @@ impl Bench {
     }
 }
 
-async fn requests(bench: &Bench, managed: bool) {
+async fn requests(managed: bool) {
     let kind = if managed { "with owners" } else { "without owners" };
     let count = 1000_u32;
-    let server = with_sets(managed).await;
+    let server = with_sets(&definition(), managed).await;
     let bodies: Vec<String> = (0..count).map(|number| pod(&format!("p{number:04}")).to_string()).collect();
     let start = Instant::now();
     for body in &bodies {
         send(&server, "POST", PODS, "application/json", body.as_bytes()).await;
     }
-    bench.report(&format!("create a pod, {kind}"), count, start);
+    Bench::report(&format!("create a pod, {kind}"), count, start);
     let ready = json!({"status": {"phase": "Running", "podIP": "10.0.0.1", "conditions": [
         {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
     for (what, path, media, patch) in [
@@ -108,36 +107,39 @@ async fn requests(bench: &Bench, managed: bool) {
         for number in 0..count {
             send(&server, "PATCH", &format!("{PODS}/p{number:04}{path}"), media, patch.as_bytes()).await;
         }
-        bench.report(&format!("{what}, {kind}"), count, start);
+        Bench::report(&format!("{what}, {kind}"), count, start);
     }
     let start = Instant::now();
     for number in 0..count {
         black_box(send(&server, "GET", &format!("{PODS}/p{number:04}"), "", b"").await);
     }
-    bench.report(&format!("get a pod, {kind}"), count, start);
+    Bench::report(&format!("get a pod, {kind}"), count, start);
     let start = Instant::now();
     for _ in 0..20 {
         black_box(send(&server, "GET", PODS, "", b"").await);
     }
-    bench.report(&format!("list 1000 pods, {kind}"), 20, start);
+    Bench::report(&format!("list 1000 pods, {kind}"), 20, start);
     let start = Instant::now();
     for number in 0..200 {
         send(&server, "POST", SETS, "application/json", set(&format!("s{number:04}")).to_string().as_bytes())
             .await;
     }
-    bench.report(&format!("create a CloneSet, {kind}"), 200, start);
-    let status = json!({"status": {"replicas": 5, "readyReplicas": 5, "observedGeneration": 1}}).to_string();
+    Bench::report(&format!("create a CloneSet, {kind}"), 200, start);
+    let status =
+        json!({"status": {"replicas": 5, "readyReplicas": 5, "availableReplicas": 5, "updatedReplicas": 5,
+        "updatedReadyReplicas": 5, "observedGeneration": 1}})
+        .to_string();
     let start = Instant::now();
     for number in 0..200 {
         let path = format!("{SETS}/s{number:04}/status");
         send(&server, "PATCH", &path, "application/merge-patch+json", status.as_bytes()).await;
     }
-    bench.report(&format!("merge-patch a CloneSet's status, {kind}"), 200, start);
+    Bench::report(&format!("merge-patch a CloneSet's status, {kind}"), 200, start);
     let start = Instant::now();
     for number in 0..count {
         send(&server, "DELETE", &format!("{PODS}/p{number:04}"), "", b"").await;
     }
-    bench.report(&format!("delete a pod, {kind}"), count, start);
+    Bench::report(&format!("delete a pod, {kind}"), count, start);
 }
 
 fn main() {
@@ -145,22 +147,23 @@ fn main() {
     let bench = Bench(filter);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        drop(with_sets(false).await);
+        let definition = definition();
+        drop(with_sets(&definition, false).await);
         if bench.wants("start") {
             let start = Instant::now();
             for _ in 0..100 {
                 black_box(Server::new(Config::default()));
             }
-            bench.report("start a server", 100, start);
+            Bench::report("start a server", 100, start);
             let start = Instant::now();
             for _ in 0..100 {
-                black_box(with_sets(false).await);
+                black_box(with_sets(&definition, false).await);
             }
-            bench.report("start a server and define CloneSet", 100, start);
+            Bench::report("start a server and define CloneSet", 100, start);
         }
         for managed in [false, true] {
             if bench.wants(if managed { "with owners" } else { "without owners" }) {
-                requests(&bench, managed).await;
+                requests(managed).await;
             }
         }
     });

@@ -212,12 +212,11 @@ pub fn track(write: &Write<'_>, old: Option<&Value>, new: &mut Value) {
     if list.is_empty() && old.is_some() {
         return;
     }
-    let changes = match old {
-        Some(old) => write.changes(old, new),
-        None => {
-            let (group, version) = write.api_version.rsplit_once('/').unwrap_or(("", write.api_version));
-            write.changes(&crate::kinds::empty(group, version, write.kind), new)
-        }
+    let changes = if let Some(old) = old {
+        write.changes(old, new)
+    } else {
+        let (group, version) = write.api_version.rsplit_once('/').unwrap_or(("", write.api_version));
+        write.changes(&crate::kinds::empty(group, version, write.kind), new)
     };
     if changes.is_empty() && !own {
         put_raw(new, list);

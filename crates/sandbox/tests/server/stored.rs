@@ -4,7 +4,9 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kruise_sandbox::server::Server;
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{
+    ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
 use kube::{Api, Resource};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -30,7 +32,7 @@ async fn count_up(api: Api<DynamicObject>, status: fn(i64) -> Value, pointer: &'
         assert_eq!(number(&answer, pointer), round, "the answer");
         let read = api.get("a").await.unwrap();
         assert_eq!(number(&read, pointer), round, "what is read after the answer");
-        let listed = api.list(&Default::default()).await.unwrap();
+        let listed = api.list(&ListParams::default()).await.unwrap();
         assert_eq!(number(listed.items.first().unwrap(), pointer), round, "what is listed after the answer");
         tokio::task::yield_now().await;
     }

@@ -30,35 +30,35 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn answer(review: &Value, response: Value) -> Result<Bytes, String> {
+fn answer(review: &Value, response: &Value) -> Bytes {
     let answer = json!({"apiVersion": review["apiVersion"], "kind": review["kind"], "response": response});
-    Ok(Bytes::from(answer.to_string()))
+    Bytes::from(answer.to_string())
 }
 
 /// Labels a new set and warns of it.
-fn mutate(review: &Value) -> Result<Bytes, String> {
+fn mutate(review: &Value) -> Bytes {
     let patch = json!([{"op": "add", "path": "/metadata/labels", "value": {"seen": "yes"}}]).to_string();
     let response = json!({
         "uid": text(review, "/request/uid"), "allowed": true, "patchType": "JSONPatch",
         "patch": k8s_openapi::ByteString(patch.into_bytes()), "warnings": ["labelled"],
     });
-    answer(review, response)
+    answer(review, &response)
 }
 
 /// Refuses more than 5 replicas, and to let go of sets that are labelled as kept.
-fn validate(review: &Value) -> Result<Bytes, String> {
+fn validate(review: &Value) -> Bytes {
     let many = review.pointer("/request/object/spec/replicas").and_then(Value::as_i64) > Some(5);
     let kept = text(review, "/request/oldObject/metadata/labels/keep") == "yes";
     let deleted = text(review, "/request/operation") == "DELETE";
     let response = json!({
-        "uid": text(review, "/request/uid"), "allowed": !many && !(deleted && kept),
+        "uid": text(review, "/request/uid"), "allowed": !(many || deleted && kept),
         "status": {"code": 422, "reason": "Invalid", "message": "no"},
     });
-    answer(review, response)
+    answer(review, &response)
 }
 
 /// In v1alpha1 the partition stands in an annotation as well.
-fn convert(review: &Value) -> Result<Bytes, String> {
+fn convert(review: &Value) -> Bytes {
     let wanted = text(review, "/request/desiredAPIVersion").to_owned();
     let mut objects = review["request"]["objects"].as_array().unwrap().clone();
     for object in &mut objects {
@@ -72,7 +72,7 @@ fn convert(review: &Value) -> Result<Bytes, String> {
     let response = json!({
         "uid": text(review, "/request/uid"), "convertedObjects": objects, "result": {"status": "Success"},
     });
-    answer(review, response)
+    answer(review, &response)
 }
 
 fn hooks(asked: &Asked) -> InProcess {
@@ -83,7 +83,7 @@ fn hooks(asked: &Asked) -> InProcess {
         let count = review["request"]["objects"].as_array().unwrap().len();
         let version = text(&review, "/request/desiredAPIVersion").rsplit('/').next().unwrap();
         noted.lock().unwrap().push(format!("CONVERT {count} {version}"));
-        std::future::ready(convert(&review))
+        std::future::ready(Ok(convert(&review)))
     });
     for (path, name, reply) in
         [("mutate", "MUTATE", mutate as fn(&Value) -> _), ("validate", "VALIDATE", validate)]
@@ -95,7 +95,7 @@ fn hooks(asked: &Asked) -> InProcess {
                 (text(&review, "/request/operation"), text(&review, "/request/kind/version"));
             let dry = if review["request"]["dryRun"] == true { " dry" } else { "" };
             noted.lock().unwrap().push(format!("{name} {operation} {version}{dry}"));
-            std::future::ready(reply(&review))
+            std::future::ready(Ok(reply(&review)))
         });
     }
     hooks
