@@ -135,6 +135,8 @@ pub struct History {
     pub faults: Vec<(u64, Fault)>,
     /// Watch events of the manager that meet a fault, by their number from 0.
     pub event_faults: Vec<(u64, EventFault)>,
+    /// Nodes show signs of life, so that they can be missed; costs time, so it is not always so.
+    pub heartbeats: bool,
 }
 
 impl History {
@@ -143,8 +145,16 @@ impl History {
         let mut random = StdRng::seed_from_u64(seed);
         let policy = if random.random_bool(0.3) { "ReCreate" } else { "InPlaceIfPossible" };
         let surge = random.random_bool(0.3);
-        let steps =
+        let heartbeats = random.random_bool(0.1);
+        let mut steps: Vec<_> =
             (0..random.random_range(2..12)).map(|_| (pause(&mut random), step(&mut random))).collect();
+        if heartbeats {
+            // Long enough to be missed, not always long enough for the pods to be given up.
+            let away = Duration::from_secs(random.random_range(20..500));
+            let at = random.random_range(0..steps.len());
+            steps.insert(at, (pause(&mut random), Step::LoseNode(random.random_range(0..3))));
+            steps.insert(at + 1, (away, Step::RecoverNodes));
+        }
         let faulty = random.random_bool(0.8);
         let count = if faulty { random.random_range(1..8) } else { 0 };
         let faults = (0..count).map(|_| (random.random_range(5..400), fault(&mut random))).collect();
@@ -160,6 +170,7 @@ impl History {
             steps,
             faults,
             event_faults,
+            heartbeats,
         }
     }
 
@@ -197,6 +208,9 @@ impl fmt::Display for History {
             "seed {}: {} pods, {}, maxUnavailable {:?}, maxSurge {:?}",
             self.seed, self.replicas, self.policy, self.max_unavailable, self.max_surge
         )?;
+        if self.heartbeats {
+            writeln!(f, "  nodes can be lost")?;
+        }
         for (wait, step) in &self.steps {
             writeln!(f, "  after {wait:?}: {step:?}")?;
         }

@@ -107,6 +107,7 @@ async fn play(history: &History, mistake: Option<Mistake>) -> anyhow::Result<Res
     };
     options.nodes.seed = history.seed;
     options.nodes.events = false;
+    options.nodes.heartbeat = history.heartbeats.then(|| Duration::from_secs(10));
     options.nodes.timings.pull = Duration::from_millis(700);
     options.nodes.timings.start = Duration::from_millis(300);
     options.nodes.timings.stop = Duration::from_millis(500);

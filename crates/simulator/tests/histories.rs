@@ -103,6 +103,7 @@ fn rollout() -> History {
         ],
         faults: Vec::new(),
         event_faults: Vec::new(),
+        heartbeats: false,
     }
 }
 
