@@ -12,6 +12,7 @@ use kruise_api::containerrecreaterequest::{
 use kruise_playground::{Options, Playground};
 use kruise_sandbox::clock;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
@@ -166,4 +167,19 @@ async fn a_request_ends_with_its_pod_or_at_its_deadline_and_agents_are_told_of_n
     let _answer = world.pods.delete("web", &DeleteParams::default()).await.unwrap();
     until("it ends with its pod", async || world.ended().await.is_some()).await;
     assert_eq!(world.ended().await.as_deref(), Some("pod has gone"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_drain_of_a_request_is_an_annotation_for_those_who_read_the_older_version() {
+    let world = World::new().await;
+    world.request(json!({"strategy": {"unreadyGracePeriodSeconds": 5}})).await;
+    world.report(json!({"phase": "Recreating"})).await;
+    let kind = GroupVersionKind::gvk("apps.kruise.io", "v1alpha1", "ContainerRecreateRequest");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "containerrecreaterequests");
+    let older = Api::<DynamicObject>::namespaced_with(world.pods.clone().into_client(), "default", &resource);
+    let since = async || {
+        let request = older.get("r").await.unwrap();
+        request.annotations().get("crr.apps.kruise.io/unready-acquired").cloned()
+    };
+    until("the annotation is there", async || since().await.is_some()).await;
 }

@@ -209,12 +209,20 @@ pub struct ConversionCrd {
 }
 
 /// The CRDs this binary converts for.
-pub const CONVERSION_CRDS: &[ConversionCrd] = &[ConversionCrd {
-    name: "clonesets.apps.kruise.io",
-    group: "apps.kruise.io",
-    kind: "CloneSet",
-    versions: BOTH,
-}];
+pub const CONVERSION_CRDS: &[ConversionCrd] = &[
+    ConversionCrd {
+        name: "clonesets.apps.kruise.io",
+        group: "apps.kruise.io",
+        kind: "CloneSet",
+        versions: BOTH,
+    },
+    ConversionCrd {
+        name: "containerrecreaterequests.apps.kruise.io",
+        group: "apps.kruise.io",
+        kind: "ContainerRecreateRequest",
+        versions: BOTH,
+    },
+];
 
 /// Where the API server reaches the webhook, and what it trusts.
 #[derive(Clone, Debug, Eq, PartialEq)]
