@@ -105,6 +105,7 @@ async fn play(history: &History, mistake: Option<Mistake>) -> anyhow::Result<Res
         interceptor: Some(Arc::clone(&checker) as Arc<_>),
         ..Config::default()
     };
+    options.flags = vec!["--controllers=cloneset".to_owned()];
     options.nodes.seed = history.seed;
     options.nodes.events = false;
     options.nodes.heartbeat = history.heartbeats.then(|| Duration::from_secs(10));

@@ -370,8 +370,11 @@ impl Engine {
             if self.heartbeat.is_some() {
                 self.heartbeat = Some(now.at);
             }
-            let here = self.pods.iter().filter(|(_, entry)| entry.pod.node() == Some(name));
-            self.dirty.extend(here.map(|(key, _)| key.clone()));
+            for (key, entry) in self.pods.iter_mut().filter(|(_, entry)| entry.pod.node() == Some(name)) {
+                // Others have called its pods unready meanwhile.
+                entry.published = None;
+                self.dirty.push_back(key.clone());
+            }
         }
         let client = self.shared.client.clone();
         self.backlog.push_back(node_objects::patch_status(client, name.to_owned(), status).boxed());
