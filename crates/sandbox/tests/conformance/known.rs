@@ -22,3 +22,7 @@ pub(crate) const DIFFERENCES: &[(&str, &str)] = &[
     ("update::immutable_fields_of_workloads_stay", "families of a service whose address changes"),
     ("views::tables_of_workloads_have_their_columns", "no controller makes revisions of stateful sets"),
 ];
+
+/// Cases about forgotten history: a cluster answers them as recorded only when it is some minutes old.
+pub(crate) const AGED: &[&str] =
+    &["list::wrong_continue_tokens_are_refused", "watch::a_version_too_old_is_gone"];
