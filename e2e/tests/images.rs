@@ -87,7 +87,7 @@ impl Images {
 
 fn entry(tag: &str, backoff: i32, version: i64) -> Value {
     let policy = json!({"timeoutSeconds": 60, "backoffLimit": backoff, "ttlSecondsAfterFinished": 300});
-    json!({"tag": tag, "createdAt": "2026-01-01T00:00:00Z", "pullPolicy": policy, "version": version,
+    json!({"tag": tag, "pullPolicy": policy, "version": version,
         "imagePullPolicy": "IfNotPresent"})
 }
 
@@ -207,15 +207,10 @@ async fn a_container_is_restarted_where_it_is() -> Result<()> {
         .await
     };
     let before = ready(0).await?;
-    let status = before.status.as_ref().and_then(|status| status.container_statuses.as_ref()?.first());
-    let id = status.and_then(|status| status.container_id.clone()).context("the container has no ID")?;
-    // What the webhook fills in, spelled out, so that this is about the agent alone.
-    let (uid, _, node) = before.identity();
     let request = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "ContainerRecreateRequest",
-        "metadata": {"name": "again", "labels": {"crr.apps.kruise.io/active": "true",
-            "crr.apps.kruise.io/pod-uid": uid, "crr.apps.kruise.io/node-name": node}},
+        "metadata": {"name": "again"},
         "spec": {"podName": "web", "strategy": {"failurePolicy": "Fail", "terminationGracePeriodSeconds": 1},
-            "containers": [{"name": "main", "statusContext": {"containerID": id, "restartCount": 0}}]}});
+            "containers": [{"name": "main"}]}});
     let requests: Api<DynamicObject> = Api::namespaced_with(
         place.client(),
         place.namespace(),
