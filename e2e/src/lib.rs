@@ -4,6 +4,7 @@
 //! A spec states what it waits for in words; when that does not happen in time, the error carries those words and the
 //! world as it was: the set's status, its pods and the events.
 
+mod agent;
 mod manager;
 mod venue;
 
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::Instant;
 
+pub use agent::agents_have_reported;
 pub use manager::{Manager, PutBack, cluster, cluster_output, seen};
 pub use venue::Venue;
 

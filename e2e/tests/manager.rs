@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kruise_e2e::{
-    Manager, Place, PodView as _, SET, SOON, Snapshot, Venue, clone_set, cluster, container, merged, seen,
-    with_image,
+    Manager, Place, PodView as _, SET, SOON, Snapshot, Venue, agents_have_reported, clone_set, cluster,
+    container, merged, seen, with_image,
 };
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -102,12 +102,17 @@ async fn an_in_place_rollout_goes_on_when_the_api_server_was_away() -> Result<()
     Ok(())
 }
 
-/// Every object of the set but the set itself, by its version.
+/// Every object of the set but the set itself, by its version. Kubelet tells what it likes when it likes.
 async fn versions(place: &Place) -> Result<Vec<String>> {
     let pods = place.now().await?.all;
     let revisions = place.revisions().await?;
-    let events =
-        place.kubectl(&["get", "events", "--output", "jsonpath={.items[*].metadata.resourceVersion}"]);
+    let events = place.kubectl(&[
+        "get",
+        "events",
+        "--field-selector=source!=kubelet",
+        "--output",
+        "jsonpath={.items[*].metadata.resourceVersion}",
+    ]);
     let metas = pods.into_iter().map(|pod| pod.metadata).chain(revisions.into_iter().map(|it| it.metadata));
     let mut versions: Vec<_> =
         metas.map(|meta| format!("{:?} {:?}", meta.name, meta.resource_version)).collect();
@@ -126,6 +131,7 @@ async fn nothing_is_written_once_the_set_is_as_wanted() -> Result<()> {
     let manager = Manager::leading().await?;
     let (place, _) = Venue::Cluster.with(&clone_set(3, ONE)).await?;
     manager.looks_again(&place, "first").await?;
+    agents_have_reported(&place).await?;
     let before = versions(&place).await?;
     for marker in ["second", "third"] {
         let rounds = manager.rounds().await?;

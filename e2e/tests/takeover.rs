@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kruise_e2e::{Manager, Place, PodView as _, SOON, Venue, cluster, seen};
+use kruise_e2e::{Manager, Place, PodView as _, SOON, Venue, agents_have_reported, cluster, seen};
 use kube::api::{
     Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
 };
@@ -168,7 +168,8 @@ impl Left {
             ensure!(waiting.is_empty(), "{waiting:?} are not");
             Ok(Some(()))
         })
-        .await
+        .await?;
+        agents_have_reported(&self.place).await
     }
 
     /// Name and version of every object there is, by kind.
