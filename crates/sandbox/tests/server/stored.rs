@@ -24,11 +24,28 @@ fn number(object: &DynamicObject, pointer: &str) -> i64 {
     object.data.pointer(pointer).and_then(Value::as_i64).unwrap_or(-1)
 }
 
+/// Patches until the server finds a moment between the writes of others; it gives up after some tries of its own.
+async fn patiently(api: &Api<DynamicObject>, patch: &Patch<Value>, status: bool) -> DynamicObject {
+    let params = PatchParams::default();
+    loop {
+        let patched = if status {
+            api.patch_status("a", &params, patch).await
+        } else {
+            api.patch("a", &params, patch).await
+        };
+        match patched {
+            Ok(object) => return object,
+            Err(kube::Error::Api(refused)) if refused.code == 409 => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 /// Writes the status again and again and reads it back each time.
 async fn count_up(api: Api<DynamicObject>, status: fn(i64) -> Value, pointer: &'static str) {
     for round in 1..=ROUNDS {
         let patch = Patch::Merge(json!({"status": status(round)}));
-        let answer = api.patch_status("a", &PatchParams::default(), &patch).await.unwrap();
+        let answer = patiently(&api, &patch, true).await;
         assert_eq!(number(&answer, pointer), round, "the answer");
         let read = api.get("a").await.unwrap();
         assert_eq!(number(&read, pointer), round, "what is read after the answer");
@@ -42,7 +59,7 @@ async fn count_up(api: Api<DynamicObject>, status: fn(i64) -> Value, pointer: &'
 async fn relabel(api: Api<DynamicObject>, who: usize) {
     for round in 1..=ROUNDS {
         let patch = Patch::Merge(json!({"metadata": {"labels": {format!("w{who}"): round.to_string()}}}));
-        api.patch("a", &PatchParams::default(), &patch).await.unwrap();
+        patiently(&api, &patch, false).await;
         let mut read = api.get("a").await.unwrap();
         read.metadata.annotations.get_or_insert_default().insert(format!("w{who}"), round.to_string());
         match api.replace("a", &PostParams::default(), &read).await {
