@@ -5,6 +5,7 @@
 //! world as it was: the set's status, its pods and the events.
 
 mod agent;
+mod images;
 mod manager;
 mod venue;
 
@@ -25,6 +26,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 pub use agent::agents_have_reported;
+pub use images::{NodeImages, SlowRegistry, entry, kind};
 pub use manager::{Manager, PutBack, cluster, cluster_output, seen};
 pub use venue::Venue;
 

@@ -4,92 +4,15 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::{Event, Node, Pod, Secret};
-use kruise_e2e::{PodView as _, SOON, Venue, cluster, cluster_output, container, seen};
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kruise_e2e::{
+    NodeImages, PodView as _, SOON, Venue, cluster, cluster_output, container, entry, kind, seen,
+};
+use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
 use serde_json::{Value, json};
 
 const ONE: &str = "kruise.test/demo:1";
 const MINUTE: Duration = Duration::from_mins(1);
-
-fn kind(kind: &str, plural: &str) -> ApiResource {
-    let kind = GroupVersionKind::gvk("apps.kruise.io", "v1beta1", kind);
-    ApiResource::from_gvk_with_plural(&kind, plural)
-}
-
-/// One node's wishes and what became of them.
-struct Images {
-    api: Api<DynamicObject>,
-    node: String,
-    client: kube::Client,
-}
-
-impl Images {
-    /// The first node of the cluster.
-    async fn of_first_node() -> Result<Self> {
-        let client = kube::Client::try_default().await.context("no cluster: set KUBECONFIG")?;
-        let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?;
-        let node = nodes.items.into_iter().filter_map(|node| node.metadata.name).min();
-        let api = Api::all_with(client.clone(), &kind("NodeImage", "nodeimages"));
-        Ok(Self { api, node: node.context("there is no node")?, client })
-    }
-
-    /// Asks for a tag of an image, as the manager does for a job.
-    async fn ask(&self, image: &str, tag: &str, backoff: i32) -> Result<()> {
-        if self.api.get_opt(&self.node).await?.is_none() {
-            let empty = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "NodeImage",
-                "metadata": {"name": self.node}, "spec": {}});
-            match self.api.create(&PostParams::default(), &serde_json::from_value(empty)?).await {
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
-                made => drop(made?),
-            }
-        }
-        self.patch(image, json!({"tags": [entry(tag, backoff, 0)]})).await
-    }
-
-    async fn forget(&self, image: &str) -> Result<()> {
-        self.patch(image, Value::Null).await
-    }
-
-    async fn patch(&self, image: &str, value: Value) -> Result<()> {
-        let mut images = serde_json::Map::new();
-        images.insert(image.to_owned(), value);
-        let patch = Patch::Merge(json!({"spec": {"images": images}}));
-        self.api.patch(&self.node, &PatchParams::default(), &patch).await?;
-        Ok(())
-    }
-
-    /// The state of an image's first tag, once it has ended.
-    async fn ended(&self, image: &str) -> Result<Value> {
-        seen(&format!("the pull of {image} ends"), MINUTE, async || {
-            let object = self.api.get(&self.node).await?;
-            let images = object.data.pointer("/status/imageStatuses").cloned().unwrap_or_default();
-            let tag = images.get(image).and_then(|image| image.pointer("/tags/0")).cloned();
-            Ok(tag.filter(|tag| tag.get("completionTime").is_some()))
-        })
-        .await
-    }
-
-    /// Whether the node's runtime has the image.
-    async fn is_there(&self, reference: &str) -> Result<bool> {
-        Ok(cluster_output(&["images", &self.node]).await?.lines().any(|line| line == reference))
-    }
-
-    async fn events(&self, reason: &str) -> Result<Vec<String>> {
-        let events = Api::<Event>::namespaced(self.client.clone(), "default");
-        let about =
-            format!("involvedObject.kind=NodeImage,involvedObject.name={},reason={reason}", self.node);
-        let events = events.list(&ListParams::default().fields(&about)).await?;
-        Ok(events.items.into_iter().filter_map(|event| event.message).collect())
-    }
-}
-
-fn entry(tag: &str, backoff: i32, version: i64) -> Value {
-    let policy = json!({"timeoutSeconds": 60, "backoffLimit": backoff, "ttlSecondsAfterFinished": 300});
-    json!({"tag": tag, "pullPolicy": policy, "version": version,
-        "imagePullPolicy": "IfNotPresent"})
-}
 
 fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or_default()
@@ -98,7 +21,7 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 #[tokio::test]
 #[ignore = "needs a cluster: see e2e/cluster"]
 async fn an_image_asked_for_on_a_node_is_there_afterwards() -> Result<()> {
-    let images = Images::of_first_node().await?;
+    let images = NodeImages::of_first_node().await?;
     let name = format!("pull-{:08x}", rand::random::<u32>());
     cluster(&["demo-image", "1", &name]).await?;
     let image = format!("kruise.test/{name}");
@@ -120,7 +43,7 @@ async fn an_image_asked_for_on_a_node_is_there_afterwards() -> Result<()> {
 #[tokio::test]
 #[ignore = "needs a cluster: see e2e/cluster"]
 async fn an_image_of_docker_hub_by_its_short_name_and_one_by_its_digest_are_pulled() -> Result<()> {
-    let images = Images::of_first_node().await?;
+    let images = NodeImages::of_first_node().await?;
     let name = format!("short-{:08x}", rand::random::<u32>());
     // The node takes every registry for the cluster's own.
     cluster(&["demo-image", "1", &format!("library/{name}")]).await?;
@@ -144,7 +67,7 @@ async fn an_image_of_docker_hub_by_its_short_name_and_one_by_its_digest_are_pull
 #[tokio::test]
 #[ignore = "needs a cluster: see e2e/cluster"]
 async fn an_image_that_does_not_exist_fails_with_its_reason_after_its_retries() -> Result<()> {
-    let images = Images::of_first_node().await?;
+    let images = NodeImages::of_first_node().await?;
     let image = format!("kruise.test/missing-{:08x}", rand::random::<u32>());
     images.ask(&image, "1", 1).await?;
     let state = images.ended(&image).await?;
@@ -163,7 +86,7 @@ async fn an_image_that_does_not_exist_fails_with_its_reason_after_its_retries() 
 #[tokio::test]
 #[ignore = "needs a cluster: see e2e/cluster"]
 async fn a_private_image_needs_its_secret() -> Result<()> {
-    let images = Images::of_first_node().await?;
+    let images = NodeImages::of_first_node().await?;
     cluster(&["private-registry"]).await?;
     let name = format!("private-{:08x}", rand::random::<u32>());
     cluster(&["demo-image", "1", &name]).await?;

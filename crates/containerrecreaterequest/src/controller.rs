@@ -23,6 +23,7 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde::Serialize;
 
+use crate::metrics::RequestMetrics;
 use crate::plan::{Action, Plan, Seen, plan};
 
 /// Name of the controller: label of its metrics.
@@ -115,14 +116,19 @@ pub struct Context {
     pub requests: Store<RequestView>,
     /// The pods.
     pub pods: Store<PodView>,
+    /// Counters.
+    pub metrics: RequestMetrics,
     /// The time.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
 /// Wakes requests when something of theirs changes.
 pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
-    let waker = queue.clone();
+    let (waker, metrics) = (queue.clone(), context.metrics.clone());
     context.requests.subscribe(Box::new(move |change: &Change<RequestView>| {
+        if let (Some(old), Some(new)) = (&change.old, &change.new) {
+            metrics.changed(&old.object, &new.object);
+        }
         if let Some(request) = &change.new {
             waker.add(request.key.clone());
         }

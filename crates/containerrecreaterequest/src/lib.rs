@@ -5,4 +5,5 @@
 
 pub mod admission;
 pub mod controller;
+pub mod metrics;
 pub mod plan;

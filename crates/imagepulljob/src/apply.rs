@@ -40,6 +40,14 @@ pub fn is_code(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
+/// True if a JSON patch was refused because the object is not what it was when it was read. The API server says so in the
+/// same words whatever did not fit; refusals of what was to be written name the field.
+pub fn is_outdated(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    status.code == 409
+        || (status.code == 422 && status.message.starts_with("the server rejected our request"))
+}
+
 /// True if the API server gave this reason.
 pub fn is_reason(error: &kube::Error, reason: &str) -> bool {
     matches!(error, kube::Error::Api(status) if status.reason == reason)

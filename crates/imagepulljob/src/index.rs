@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
 use kruise_api::imagepulljob::ImagePullJobTemplate;
 use kruise_api::nodeimage::{NodeImage, PullSecret};
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::PodView;
 use kruise_common::selector::Selector;
-use kruise_runtime::store::Change;
+use kruise_common::update_sort::UpdateOrder;
+use kruise_runtime::store::{Change, Store};
 
 use crate::stores::{JobView, NodeImageView, Stores};
 use crate::task::{Class, Task};
@@ -86,6 +87,8 @@ struct Tracked {
     unsynced: BTreeSet<Name>,
     stale: BTreeSet<Name>,
     failed: BTreeSet<Name>,
+    /// The workload the job was made by.
+    owner: Option<OwnerReference>,
     /// Where the job's pods run, for jobs that follow pods.
     pods: HashMap<ObjectKey, Name>,
     pods_on: HashMap<Name, usize>,
@@ -103,6 +106,7 @@ impl Tracked {
             unsynced: BTreeSet::new(),
             stale: BTreeSet::new(),
             failed: BTreeSet::new(),
+            owner: job.controller().cloned(),
             pods: HashMap::new(),
             pods_on: HashMap::new(),
         }
@@ -178,9 +182,29 @@ fn list(set: &mut BTreeSet<Name>, name: &Name, is: bool) {
     }
 }
 
+/// Leave to ask some nodes.
+#[derive(Debug)]
+pub struct Leave {
+    /// How many.
+    pub nodes: usize,
+    held: Option<(Name, Arc<Index>)>,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if let Some((registry, index)) = self.held.take()
+            && let Some(asking) = index.inner().asking.get_mut(&registry)
+        {
+            *asking = asking.saturating_sub(self.nodes);
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     jobs: HashMap<ObjectKey, Tracked>,
+    /// Nodes that are being asked to pull from a registry.
+    asking: HashMap<Name, usize>,
     by_image: HashMap<String, BTreeSet<ObjectKey>>,
     following_pods: HashMap<Name, BTreeSet<ObjectKey>>,
     /// Active jobs by the Secret they name.
@@ -202,17 +226,81 @@ pub struct Look {
     pub failed: Vec<Name>,
 }
 
+/// In which order a workload updates its pods.
+pub type OrderOf = dyn Fn(&str, &OwnerReference) -> UpdateOrder + Send + Sync;
+
 /// The index. Give every change of the stores to it.
 #[derive(Debug)]
 pub struct Index {
     inner: Mutex<Inner>,
     always_ttl: u32,
+    /// Most nodes that pull from one registry at once, over all jobs; `None` is no limit.
+    per_registry: Option<usize>,
 }
 
 impl Index {
     /// An empty one; `always_ttl` is `--default-ttlseconds-for-always-nodeimage`.
     pub fn new(always_ttl: u32) -> Self {
-        Self { inner: Mutex::default(), always_ttl }
+        Self { inner: Mutex::default(), always_ttl, per_registry: None }
+    }
+
+    /// Lets no more nodes pull from one registry at once, whatever their jobs are; 0 is no limit.
+    #[must_use]
+    pub fn per_registry(mut self, most: usize) -> Self {
+        self.per_registry = (most > 0).then_some(most);
+        self
+    }
+
+    /// Leave to ask as many of `wanted` nodes as the registry of a job may still have, until the answer is dropped: by
+    /// then the nodes count as active themselves.
+    pub fn ask_leave(self: &Arc<Self>, job: &ObjectKey, wanted: usize) -> Leave {
+        let mut inner = self.inner();
+        let Some(most) = self.per_registry else { return Leave { nodes: wanted, held: None } };
+        let Some(registry) = inner.jobs.get(job).map(|job| Arc::clone(&job.task.registry)) else {
+            return Leave { nodes: 0, held: None };
+        };
+        let of_registry = inner.jobs.values().filter(|job| job.task.registry == registry);
+        let active: usize = of_registry.map(|job| job.counts.active).sum();
+        let asking = inner.asking.entry(Arc::clone(&registry)).or_default();
+        let nodes = wanted.min(most.saturating_sub(active + *asking));
+        *asking += nodes;
+        Leave { nodes, held: Some((registry, Arc::clone(self))) }
+    }
+
+    /// How many nodes all active jobs together have in each state.
+    pub fn totals(&self) -> Counts {
+        let inner = self.inner();
+        inner.jobs.values().fold(Counts::default(), |sum, job| Counts {
+            desired: sum.desired + job.counts.desired,
+            active: sum.active + job.counts.active,
+            succeeded: sum.succeeded + job.counts.succeeded,
+            failed: sum.failed + job.counts.failed,
+        })
+    }
+
+    /// The nodes that have not been asked, in the order in which the workload that the job was made by updates their
+    /// pods; `None` for jobs nobody made, whose nodes are asked by name.
+    pub fn in_update_order(
+        &self,
+        job: &ObjectKey,
+        pods: &Store<PodView>,
+        order: &OrderOf,
+    ) -> Option<Vec<Name>> {
+        let (owner, unsynced, following) = {
+            let inner = self.inner();
+            let tracked = inner.jobs.get(job).filter(|job| matches!(job.target, Target::Pods(_)))?;
+            (tracked.owner.clone()?, tracked.unsynced.clone(), tracked.pods.clone())
+        };
+        let pods = pods.owned_by(&Uid::from(owner.uid.as_str()));
+        let waiting =
+            (0..pods.len()).filter(|at| pods.get(*at).is_some_and(|pod| following.contains_key(&pod.key)));
+        let sorted = order(&job.namespace, &owner).sort(&pods, waiting.collect());
+        let nodes = sorted.into_iter().filter_map(|at| pods.get(at)?.node.clone());
+        // Pods that somebody else owns may match as well.
+        let mut left = unsynced;
+        let mut found: Vec<Name> = nodes.filter(|node| left.remove(node)).collect();
+        found.extend(left);
+        Some(found)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

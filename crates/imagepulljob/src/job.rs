@@ -4,14 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
 use jiff::Timestamp;
-use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, PatchOperation, ReplaceOperation};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kruise_api::imagepulljob::{ImagePullJob, ImagePullJobStatus};
 use kruise_api::keys;
-use kruise_api::nodeimage::{ImageSpec, NodeImage, PullSecret};
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::PodView;
 use kruise_runtime::controller::Requeue;
@@ -20,21 +16,18 @@ use kruise_runtime::store::Change;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde::Serialize;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::apply::{Error, Finalizers, Guard, MetadataPatch, StatusPatch, failure, is_code, only};
-use crate::index::Index;
+use crate::index::{Index, Look, OrderOf};
+use crate::metrics::JobMetrics;
 use crate::plan;
+use crate::push::{Order, Push};
 use crate::secrets::Secrets;
 use crate::stores::{JobView, NodeImageView, SecretView, Stores};
-use crate::task::Task;
 
 /// Name of the controller: label of its metrics, source of its events.
 pub const NAME: &str = "imagepulljob-controller";
-
-/// Nodes that are written to at once.
-const PARALLEL: usize = 16;
 
 /// Nodes that one round tells something new.
 const MOST_STALE: usize = 256;
@@ -45,11 +38,11 @@ const DEBOUNCE: Duration = Duration::from_millis(500);
 /// Status writes of one job are at least this far apart, but for its first and last.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// When to look again for a turn at a registry that others pull from.
+const FOR_REGISTRY: Duration = Duration::from_secs(2);
+
 /// When to look again after somebody else was faster.
 const AFTER_CONFLICT: Duration = Duration::from_millis(100);
-
-/// How often a node is tried in one round when somebody else writes to it as well.
-const TRIES: usize = 3;
 
 /// What rounds need.
 pub struct Context {
@@ -57,21 +50,32 @@ pub struct Context {
     stores: Stores,
     index: Arc<Index>,
     secrets: Secrets,
+    push: Push,
+    order: Arc<OrderOf>,
+    metrics: JobMetrics,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     published: Mutex<HashMap<Uid, Instant>>,
 }
 
+/// What the controller is told by those who put it together.
+pub struct Setup {
+    /// Where copies of pull Secrets live.
+    pub namespace: String,
+    /// In which order workloads update their pods.
+    pub order: Arc<OrderOf>,
+    /// Counters.
+    pub metrics: JobMetrics,
+    /// Tells the time.
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+}
+
 impl Context {
-    /// `namespace` is where copies of pull Secrets live.
-    pub fn new(
-        client: kube::Client,
-        stores: Stores,
-        index: Arc<Index>,
-        namespace: &str,
-        clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    ) -> Self {
-        let secrets = Secrets::new(client.clone(), stores.clone(), Arc::clone(&index), namespace);
-        Self { client, stores, index, secrets, clock, published: Mutex::default() }
+    /// All that rounds need.
+    pub fn new(client: kube::Client, stores: Stores, index: Arc<Index>, setup: Setup) -> Self {
+        let Setup { namespace, order, metrics, clock } = setup;
+        let secrets = Secrets::new(client.clone(), stores.clone(), Arc::clone(&index), &namespace);
+        let push = Push::new(client.clone(), stores.images.clone());
+        Self { client, stores, index, secrets, push, order, metrics, clock, published: Mutex::default() }
     }
 
     fn jobs(&self, job: &JobView) -> Api<ImagePullJob> {
@@ -116,14 +120,14 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
         }
     }));
     let (waker, index) = (queue.clone(), Arc::clone(&context.index));
-    stores.secrets.subscribe(Box::new(move |change: &Change<SecretView>| {
+    stores.secrets.subscribe(move |change: &Change<SecretView>| {
         let Some(secret) = change.new.as_ref().or(change.old.as_ref()) else { return };
         // A copy concerns those that use its source.
         let of = secret.source().and_then(|source| source.split_once('/'));
         let source =
             of.map_or_else(|| secret.key.clone(), |(namespace, name)| ObjectKey::new(namespace, name));
         index.users_of(&source).into_iter().for_each(|job| waker.add_after(job, DEBOUNCE));
-    }));
+    });
 }
 
 /// One round.
@@ -160,12 +164,15 @@ async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
         return Ok(Requeue::None);
     };
     let overdue = plan::time_left(&job.object, (context.clock)()).is_some_and(|left| left.is_zero());
-    let mut outcome = Ok(());
+    let (mut outcome, mut held) = (Ok(()), false);
     if !overdue {
-        let asked = look.unsynced.iter().take(plan::budget(template, look.counts));
-        let told = look.stale.iter().take(MOST_STALE);
-        let nodes: Vec<_> = asked.chain(told).cloned().collect();
-        outcome = push(nodes, &look.task, &secrets, context).await;
+        let budget = plan::budget(template, look.counts);
+        let leave = context.index.ask_leave(key, budget);
+        held = leave.nodes < budget;
+        let mut nodes = first_to_ask(key, &look, leave.nodes, context);
+        nodes.extend(look.stale.iter().take(MOST_STALE).cloned());
+        let order = Order { task: &look.task, secrets: &secrets, now: (context.clock)() };
+        outcome = context.push.all(nodes, &order).await;
     }
 
     let Some(look) = context.index.look(key, &job.uid, 0) else { return Ok(Requeue::None) };
@@ -176,8 +183,20 @@ async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
     outcome?;
     let more = plan::budget(template, look.counts) > 0;
     let deadline = plan::time_left(&job.object, now).map(|left| left.max(Duration::from_secs(1)));
-    let next = [throttled, deadline.filter(|_| wanted.completion_time.is_none()), more.then_some(DEBOUNCE)];
+    let more = more.then_some(if held { FOR_REGISTRY } else { DEBOUNCE });
+    let next = [throttled, deadline.filter(|_| wanted.completion_time.is_none()), more];
     Ok(next.into_iter().flatten().min().map_or(Requeue::None, Requeue::After))
+}
+
+/// The nodes to ask now.
+fn first_to_ask(key: &ObjectKey, look: &Look, most: usize, context: &Context) -> Vec<Arc<str>> {
+    if most == 0 {
+        return Vec::new();
+    }
+    let ordered = context.index.in_update_order(key, &context.stores.pods, &*context.order);
+    let mut nodes = ordered.unwrap_or_else(|| look.unsynced.clone());
+    nodes.truncate(most);
+    nodes
 }
 
 /// A job that is over: nothing is held for it, and it goes when its time has come.
@@ -231,73 +250,6 @@ async fn set_finalizer(job: &JobView, held: bool, context: &Context) -> Result<O
     }
 }
 
-/// Asks nodes, several at once; one that fails stops no other.
-async fn push(
-    nodes: Vec<Arc<str>>,
-    task: &Task,
-    secrets: &[PullSecret],
-    context: &Context,
-) -> Result<(), Error> {
-    let mut results = futures::stream::iter(nodes)
-        .map(|node| async move { push_one(&ObjectKey::new("", node), task, secrets, context).await })
-        .buffer_unordered(PARALLEL);
-    let mut outcome = Ok(());
-    while let Some(result) = results.next().await {
-        // A conflict is no failure; it is told only if there is nothing worse.
-        if let (Ok(()) | Err(Error::Conflict(_)), Err(_)) = (&outcome, &result) {
-            outcome = result;
-        }
-    }
-    outcome
-}
-
-async fn push_one(
-    key: &ObjectKey,
-    task: &Task,
-    secrets: &[PullSecret],
-    context: &Context,
-) -> Result<(), Error> {
-    let nodes: Api<NodeImage> = Api::all(context.client.clone());
-    let mut refused: Option<Arc<str>> = None;
-    for _ in 0..TRIES {
-        let Some(node) = context.stores.images.get(key) else { return Ok(()) };
-        if refused.as_ref() == Some(&node.resource_version) {
-            break;
-        }
-        let Some(image) = task.put(&node.object, secrets, (context.clock)()) else { return Ok(()) };
-        let patch: Patch<()> = Patch::Json(entry_patch(&node, &task.image, &image));
-        match nodes.patch(&key.name, &PatchParams::default(), &patch).await {
-            Ok(answer) => {
-                if let Some(view) = NodeImageView::of(answer) {
-                    context.stores.images.apply_own(view);
-                }
-                return Ok(());
-            }
-            Err(error) if is_code(&error, 404) => return Ok(()),
-            Err(error) if is_code(&error, 409) => refused = Some(Arc::clone(&node.resource_version)),
-            Err(error) => return Err(failure(key, error)),
-        }
-    }
-    Err(Error::Conflict(key.clone()))
-}
-
-/// Sets the entry of one image, on this version of the node only.
-fn entry_patch(node: &NodeImageView, image: &str, entry: &ImageSpec) -> json_patch::Patch {
-    let version = Value::from(&*node.resource_version);
-    let mut operations = vec![PatchOperation::Replace(ReplaceOperation {
-        path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
-        value: version,
-    })];
-    let value = serde_json::to_value(entry).unwrap_or_default();
-    operations.push(PatchOperation::Add(if node.object.spec.images.is_some() {
-        AddOperation { path: PointerBuf::from_tokens(["spec", "images", image]), value }
-    } else {
-        let only = serde_json::Map::from_iter([(image.to_owned(), value)]);
-        AddOperation { path: PointerBuf::from_tokens(["spec", "images"]), value: Value::Object(only) }
-    }));
-    json_patch::Patch(operations)
-}
-
 /// A status in full: what is absent is taken away.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -343,6 +295,7 @@ async fn publish(
             if let Some(view) = JobView::of(answer) {
                 context.stores.jobs.apply_own(view);
             }
+            context.metrics.completed(wanted);
             let mut published = context.published.lock().unwrap_or_else(PoisonError::into_inner);
             published.insert(job.uid.clone(), Instant::now());
             Ok(None)

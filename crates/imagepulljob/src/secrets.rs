@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::apply::{Error, MetadataPatch, failure, is_code, only};
 use crate::index::Index;
-use crate::stores::{JobView, SOURCE_VERSION, SecretView, Stores, copies_of};
+use crate::stores::{JobView, SOURCE_VERSION, SecretView, Stores};
 
 const MANAGER: &str = "kruise-manager";
 
@@ -106,8 +106,8 @@ impl Secrets {
     }
 
     fn copies(&self, source: &ObjectKey) -> Vec<Arc<SecretView>> {
-        let mut copies = self.stores.secrets.owned_by(&copies_of(&source.to_string()));
-        copies.retain(|copy| copy.key.namespace == self.namespace && !copy.terminating);
+        let mut copies = self.stores.secrets.copies_of(source, &self.namespace);
+        copies.retain(|copy| !copy.terminating);
         copies.sort_by(|a, b| a.key.name.cmp(&b.key.name));
         copies
     }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kruise_api::imagelistpulljob::ImageListPullJob;
 use kruise_api::imagepulljob::ImagePullJob;
 use kruise_api::keys;
 use kruise_api::nodeimage::NodeImage;
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::PodView;
-use kruise_runtime::store::{Store, View};
+use kruise_runtime::store::{Change, Store, View};
 use kruise_runtime::views::Whole;
 use kube::Resource;
 use kube::core::PartialObjectMeta;
@@ -108,6 +108,12 @@ impl JobView {
     pub fn is_held(&self) -> bool {
         let mut finalizers = self.object.metadata.finalizers.iter().flatten();
         finalizers.any(|held| held == keys::DELETION_PROTECTION_FINALIZER)
+    }
+
+    /// The workload that made it.
+    pub fn controller(&self) -> Option<&OwnerReference> {
+        let mut owners = self.object.metadata.owner_references.iter().flatten();
+        owners.find(|owner| owner.controller == Some(true))
     }
 
     /// The Secrets it names.
@@ -269,7 +275,67 @@ pub struct Stores {
     /// Pods.
     pub pods: Store<PodView>,
     /// Secrets, without their data.
-    pub secrets: Store<SecretView>,
+    pub secrets: SecretStore,
+}
+
+/// Secrets of users and copies of them. Together where all namespaces are watched; a manager of one namespace watches
+/// that of the copies besides.
+#[derive(Clone, Default)]
+pub struct SecretStore {
+    /// Those of the watched namespaces.
+    pub own: Store<SecretView>,
+    /// The namespace of the copies, if it is not among them.
+    pub copies: Option<(Arc<str>, Store<SecretView>)>,
+}
+
+impl SecretStore {
+    fn of(&self, namespace: &str) -> &Store<SecretView> {
+        let besides = self.copies.as_ref().filter(|(besides, _)| **besides == *namespace);
+        besides.map_or(&self.own, |(_, store)| store)
+    }
+
+    /// One Secret.
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<SecretView>> {
+        self.of(&key.namespace).get(key)
+    }
+
+    /// The copies of a Secret in a namespace.
+    pub fn copies_of(&self, source: &ObjectKey, namespace: &str) -> Vec<Arc<SecretView>> {
+        let mut copies = self.of(namespace).owned_by(&copies_of(&source.to_string()));
+        copies.retain(|copy| *copy.key.namespace == *namespace);
+        copies
+    }
+
+    /// True if what is not there does not exist.
+    pub fn sees(&self, namespace: &str, sees_all: bool) -> bool {
+        sees_all || self.copies.as_ref().is_some_and(|(besides, _)| **besides == *namespace)
+    }
+
+    /// Takes in the answer to an own write.
+    pub fn apply_own(&self, view: SecretView) {
+        self.of(&view.key.namespace).apply_own(view);
+    }
+
+    /// Takes in an own deletion.
+    pub fn remove_own(&self, key: &ObjectKey, uid: &Uid) {
+        self.of(&key.namespace).remove_own(key, uid);
+    }
+
+    /// Tells of every change.
+    pub fn subscribe(&self, subscriber: impl Fn(&Change<SecretView>) + Clone + Send + Sync + 'static) {
+        if let Some((_, copies)) = &self.copies {
+            copies.subscribe(Box::new(subscriber.clone()));
+        }
+        self.own.subscribe(Box::new(subscriber));
+    }
+
+    /// Resolves when the first complete lists are there.
+    pub async fn ready(&self) {
+        self.own.ready().await;
+        if let Some((_, copies)) = &self.copies {
+            copies.ready().await;
+        }
+    }
 }
 
 impl Stores {

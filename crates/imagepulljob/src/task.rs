@@ -1,5 +1,7 @@
 //! What a job asks of one node: how it is put into a `NodeImage`, and how far the node is with it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -27,6 +29,8 @@ pub struct Task {
     pub image: String,
     /// Tag or digest.
     pub tag: String,
+    /// Where it comes from.
+    pub registry: Arc<str>,
     /// The job.
     pub owner: ObjectReference,
     timeout: i32,
@@ -87,6 +91,7 @@ impl Task {
         Ok(Self {
             image: image.familiar_name(),
             tag: image.version().to_owned(),
+            registry: image.registry().into(),
             owner: owner(job),
             timeout,
             backoff,

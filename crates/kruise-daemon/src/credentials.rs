@@ -1,4 +1,8 @@
-//! Which credentials a pull uses: registry entries from Secrets, matched to an image as the kubelet does it.
+//! Which credentials a pull uses: registry entries from Secrets and of the node itself, matched to an image as the
+//! kubelet does it.
+
+pub mod node;
+pub mod plugins;
 
 use std::collections::BTreeMap;
 

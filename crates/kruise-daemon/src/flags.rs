@@ -12,9 +12,18 @@ pub struct Flags {
     /// How many images are pulled at once; 0 and less is no limit.
     #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
     pub max_workers_for_pull_image: i64,
+    /// How many images are pulled from one registry at once; 0 and less is no limit.
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    pub max_pulls_per_registry: i64,
     /// Try without credentials when all that match were refused.
     #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub anonymous_pull_fallback: bool,
+    /// Configuration of the kubelet's credential provider plugins; none are used when there is no such file.
+    #[arg(long, default_value = "/kruise/CredentialProviderPlugin.yaml")]
+    pub plugin_config_file: std::path::PathBuf,
+    /// Where the programs of those plugins are.
+    #[arg(long, default_value = "/kruise/plugins")]
+    pub plugin_bin_dir: std::path::PathBuf,
     /// Socket of the container runtime, below the host's /var/run; empty looks in the usual places.
     #[arg(long, default_value = "")]
     pub socket_file: String,
@@ -46,11 +55,6 @@ pub struct Accepted {
     enable_pprof: Option<String>,
     #[arg(long, hide = true)]
     pprof_addr: Option<String>,
-    /// Accepted; credential provider plugins are not run.
-    #[arg(long, hide = true)]
-    pub plugin_config_file: Option<String>,
-    #[arg(long, hide = true)]
-    plugin_bin_dir: Option<String>,
     #[arg(long, hide = true)]
     rest_config_qps: Option<String>,
     #[arg(long, hide = true)]
@@ -127,6 +131,7 @@ mod tests {
         ]);
         assert_eq!((flags.verbosity, flags.max_workers_for_pull_image), (4, 2));
         assert_eq!(flags.feature_gates, ["ImagePullJobGate=true"]);
+        assert_eq!(flags.plugin_bin_dir.to_str(), Some("/kruise/plugins"));
         assert_eq!(parse(&["--max-workers-for-pull-image", "-1"]).max_workers_for_pull_image, -1);
     }
 }

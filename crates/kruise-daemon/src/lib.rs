@@ -12,6 +12,7 @@ mod crr;
 pub mod flags;
 mod kill;
 mod meta;
+pub mod node;
 mod pods;
 mod pull;
 pub mod run;

@@ -9,12 +9,14 @@ use jiff::Timestamp;
 use kruise_common::gates::FeatureGates;
 use kruise_daemon::cri::{call_metrics, discover};
 use kruise_daemon::flags::Flags;
+use kruise_daemon::node;
 use kruise_daemon::run::{self, Setup};
 use kruise_runtime::client::ClientMetrics;
 use kruise_runtime::metrics::Metrics;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 /// Without huge pages, which would be most of the memory of a process this small.
 #[global_allocator]
@@ -33,9 +35,6 @@ fn main() -> ExitCode {
         }
     };
     log(flags.verbosity);
-    if flags.accepted.plugin_config_file.is_some() {
-        tracing::warn!("credential provider plugins are not run; credentials come from pull secrets only");
-    }
     // One thread: there is little to do, and every other one would cost memory.
     let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -57,8 +56,11 @@ fn log(verbosity: u8) {
         4 => "info,kruise=debug",
         _ => "debug,kruise=trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(levels));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    // Levels by target only: filters that can do more are a good part of the memory of a process this small.
+    let levels =
+        std::env::var("RUST_LOG").ok().and_then(|own| own.parse::<Targets>().ok()).or(levels.parse().ok());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(levels.map(|levels| lines.with_filter(levels))).init();
 }
 
 /// The one place that reads the wall clock.
@@ -72,12 +74,18 @@ async fn start(flags: Flags, gates: FeatureGates) -> anyhow::Result<()> {
     let revision = option_env!("KRUISE_REVISION").unwrap_or("dev");
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), revision, gates)?;
     let seconds = call_metrics(metrics.registry())?;
-    let sockets = discover::sockets(&flags.host_run, &flags.socket_file);
-    let runtimes = discover::discover(sockets, None, &seconds).await?;
+    let client = client(&flags, &metrics).await?;
+    let reported = async || node::runtime_name(&client, &flags.node_name).await;
+    let found = discover::find(&flags.host_run, &flags.socket_file, reported, &seconds);
+    tokio::pin!(stop);
+    let runtimes = tokio::select! {
+        biased;
+        () = &mut stop => return Ok(()),
+        found = found => found?,
+    };
     for runtime in runtimes.all() {
         tracing::info!(runtime = runtime.name, socket = %runtime.cri.socket().display(), "found a container runtime");
     }
-    let client = client(&flags, &metrics).await?;
     run::run(Setup { flags, gates, runtimes, clock: Arc::new(now), metrics }, client, stop).await
 }
 
@@ -90,7 +98,7 @@ async fn client(flags: &Flags, metrics: &Metrics) -> anyhow::Result<kube::Client
         kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?
     };
     let counters = ClientMetrics::register(metrics.registry())?;
-    kruise_runtime::client::client(config, env!("CARGO_PKG_VERSION"), counters)
+    kruise_runtime::client::client(config, concat!("kruise-daemon/", env!("CARGO_PKG_VERSION")), counters)
         .context("cannot make a client")
 }
 
@@ -102,6 +110,7 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
         let mut first = Some(first);
         loop {
             tokio::select! {
+                biased;
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }

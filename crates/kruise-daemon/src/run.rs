@@ -21,9 +21,11 @@ use kruise_runtime::serve;
 use kruise_runtime::store::{Store, run_watch};
 use kube::Api;
 use kube::runtime::watcher;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::credentials::node::{NodeCredentials, Places};
+use crate::credentials::plugins::Plugins;
 use crate::cri::discover::Runtimes;
 use crate::flags::Flags;
 use crate::kill::Killer;
@@ -31,7 +33,7 @@ use crate::pods::{NodePod, PodStore};
 use crate::pull::Puller;
 use crate::pull::secrets::Secrets;
 use crate::pull::view::NodeImageView;
-use crate::pull::worker::{Env, PullMetrics};
+use crate::pull::worker::{Env, PullMetrics, Turns};
 use crate::{Clock, crr, meta};
 
 /// Everything an agent is told.
@@ -83,6 +85,7 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     let mut tasks = parts.tasks;
     tracing::info!(node, "running");
     let ended = tokio::select! {
+        biased;
         () = stop => Ok(()),
         Some(ended) = tasks.join_next() => Err(early(ended)),
     };
@@ -123,11 +126,13 @@ impl Parts {
     /// Follows the node's NodeImage.
     fn pull_images(&mut self) -> anyhow::Result<()> {
         let store: Store<NodeImageView> = Store::new();
-        let slots = usize::try_from(self.flags.max_workers_for_pull_image).ok().filter(|slots| *slots > 0);
+        let (of_node, per_registry) =
+            (self.flags.max_workers_for_pull_image, self.flags.max_pulls_per_registry);
         let env = Env {
             cri: self.runtimes.images().context("there is no container runtime")?.clone(),
             secrets: Arc::new(Secrets::new(self.client.clone())),
-            slots: slots.map(|slots| Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS)))),
+            node: Arc::new(NodeCredentials::new(Places::of_process(), self.plugins())),
+            turns: Turns::new(of_node, per_registry),
             clock: Arc::clone(&self.clock),
             anonymous_fallback: self.flags.anonymous_pull_fallback,
             metrics: PullMetrics::register(self.metrics.registry())?,
@@ -145,6 +150,20 @@ impl Parts {
         });
         self.synced.push(("nodeImageInformerSynced", Box::new(move || store.is_ready())));
         Ok(())
+    }
+
+    /// The node's credential plugins. Pulls go on without them if they cannot be used.
+    fn plugins(&self) -> Plugins {
+        match Plugins::load(&self.flags.plugin_config_file, &self.flags.plugin_bin_dir) {
+            Ok(plugins) => {
+                plugins.names().for_each(|plugin| tracing::info!(plugin, "asks a credential plugin"));
+                plugins
+            }
+            Err(error) => {
+                tracing::error!(%error, "no credential plugin is used");
+                Plugins::default()
+            }
+        }
     }
 
     /// The node's pods, if they may be watched; otherwise none are ever known.
@@ -235,6 +254,7 @@ impl Parts {
         let mut stop = self.stopped.clone();
         self.tasks.spawn(async move {
             tokio::select! {
+                biased;
                 () = runs => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }

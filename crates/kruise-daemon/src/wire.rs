@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Node, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kruise_api::nodeimage::NodeImage;
 use kube::Resource;
@@ -83,3 +83,32 @@ impl fmt::Debug for SecretWire {
 }
 
 stands_for!(SecretWire, Secret);
+
+/// A Node, without all the rest: the images alone are most of it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct NodeWire {
+    /// Metadata.
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    /// Status.
+    #[serde(default)]
+    pub(crate) status: NodeStatusWire,
+}
+
+/// The status of a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct NodeStatusWire {
+    /// What runs there.
+    pub(crate) node_info: NodeInfoWire,
+}
+
+/// What runs on a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct NodeInfoWire {
+    /// Name and version of the container runtime: `containerd://2.1.4`.
+    pub(crate) container_runtime_version: String,
+}
+
+stands_for!(NodeWire, Node);

@@ -66,6 +66,9 @@ pub struct Flags {
     /// Seconds, 0 to 2678400, that NodeImages keep the entries of finished pulls beyond what their jobs say.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(0..=2_678_400))]
     pub default_ttlseconds_for_always_nodeimage: u32,
+    /// How many nodes are asked at once to pull from one registry, over all jobs; 0 is no limit.
+    #[arg(long, default_value_t = 0)]
+    pub max_pulls_per_registry: usize,
     /// First delay of a failing key; doubles with every failure.
     #[arg(long, default_value = "5ms", value_parser = go_duration)]
     pub rate_limiter_base_delay: Duration,

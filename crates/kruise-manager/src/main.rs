@@ -107,7 +107,7 @@ async fn client(flags: &Flags, metrics: &Metrics) -> anyhow::Result<kube::Client
         kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?
     };
     let counters = ClientMetrics::register(metrics.registry())?;
-    kruise_runtime::client::client(config, env!("CARGO_PKG_VERSION"), counters)
+    kruise_runtime::client::client(config, concat!("kruise-manager/", env!("CARGO_PKG_VERSION")), counters)
         .context("cannot make a client")
 }
 

@@ -35,16 +35,13 @@ impl ClientMetrics {
     }
 }
 
-/// A client for `config` that names itself `kruise-manager/<version>` and counts what it asks for.
+/// A client for `config` that names itself `agent` and counts what it asks for. What stands before the slash of
+/// `kruise-manager/<version>` is also the field manager of all that it writes.
 ///
 /// # Errors
-/// A `config` that no client can be made of: unreadable certificates, or a version that is no header value.
-pub fn client(
-    mut config: kube::Config,
-    version: &str,
-    metrics: ClientMetrics,
-) -> anyhow::Result<kube::Client> {
-    let agent = HeaderValue::try_from(format!("kruise-manager/{version}"))?;
+/// A `config` that no client can be made of: unreadable certificates, or an agent that is no header value.
+pub fn client(mut config: kube::Config, agent: &str, metrics: ClientMetrics) -> anyhow::Result<kube::Client> {
+    let agent = HeaderValue::try_from(agent)?;
     config.headers.retain(|(name, _)| name != USER_AGENT);
     config.headers.push((USER_AGENT, agent));
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();

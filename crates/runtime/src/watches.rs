@@ -80,7 +80,8 @@ struct Inner {
     /// Empty for all.
     namespace: String,
     served: Served,
-    stores: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
+    /// By what they hold and, for those of one namespace, that namespace.
+    stores: Mutex<HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>>,
     caches: Caches,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -143,7 +144,26 @@ impl Watches {
         } else {
             Api::namespaced(client, &self.inner.namespace)
         };
-        self.store(api, project)
+        self.store(api, project, "")
+    }
+
+    /// The store of a namespaced kind in a namespace that is watched whatever the process is narrowed to; `None` if
+    /// [`Self::namespaced`] holds those objects anyway.
+    pub fn besides<W, V>(&self, namespace: &str, project: fn(W) -> Option<V>) -> Option<Store<V>>
+    where
+        W: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + fmt::Debug
+            + DeserializeOwned
+            + Send
+            + 'static,
+        V: View,
+    {
+        let narrowed = &self.inner.namespace;
+        if narrowed.is_empty() || narrowed == namespace {
+            return None;
+        }
+        Some(self.store(Api::namespaced(self.inner.client.clone(), namespace), project, namespace))
     }
 
     /// The store of a cluster-scoped kind; its watch starts with the first call for `V`.
@@ -157,21 +177,22 @@ impl Watches {
             + 'static,
         V: View,
     {
-        self.store(Api::all(self.inner.client.clone()), project)
+        self.store(Api::all(self.inner.client.clone()), project, "")
     }
 
-    fn store<W, V>(&self, api: Api<W>, project: fn(W) -> Option<V>) -> Store<V>
+    fn store<W, V>(&self, api: Api<W>, project: fn(W) -> Option<V>, besides: &str) -> Store<V>
     where
         W: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Send + 'static,
         V: View,
     {
         let mut stores = locked(&self.inner.stores);
-        let known = stores.get(&TypeId::of::<V>()).and_then(|store| store.downcast_ref::<Store<V>>());
+        let id = (TypeId::of::<V>(), besides.to_owned());
+        let known = stores.get(&id).and_then(|store| store.downcast_ref::<Store<V>>());
         if let Some(store) = known {
             return store.clone();
         }
         let store = Store::<V>::new();
-        stores.insert(TypeId::of::<V>(), Box::new(store.clone()));
+        stores.insert(id, Box::new(store.clone()));
         let (group, plural) = (W::group(&()), W::plural(&()));
         let resource = if group.is_empty() { plural.to_string() } else { format!("{plural}.{group}") };
         self.inner.caches.add(resource.clone(), store.clone());
@@ -241,7 +262,7 @@ type Cache = Box<dyn Fn() -> Figures + Send + Sync>;
 
 /// The stores by resource.
 #[derive(Clone, Default)]
-struct Caches(Arc<Mutex<BTreeMap<String, Cache>>>);
+struct Caches(Arc<Mutex<BTreeMap<String, Vec<Cache>>>>);
 
 impl Caches {
     fn add<V: View>(&self, resource: String, store: Store<V>) {
@@ -250,7 +271,7 @@ impl Caches {
             failures: store.failures(),
             malformed: store.malformed(),
         };
-        locked(&self.0).insert(resource, Box::new(figures));
+        locked(&self.0).entry(resource).or_default().push(Box::new(figures));
     }
 }
 
@@ -291,12 +312,14 @@ impl Collector for CacheMetrics {
         let caches = locked(&self.caches.0);
         self.failures.reset();
         self.malformed.reset();
-        for (resource, figures) in caches.iter() {
-            let figures = figures();
-            let objects = i64::try_from(figures.objects).unwrap_or(i64::MAX);
-            self.objects.with_label_values(&[resource]).set(objects);
-            self.failures.with_label_values(&[resource]).inc_by(figures.failures);
-            self.malformed.with_label_values(&[resource]).inc_by(figures.malformed);
+        for (resource, caches) in caches.iter() {
+            let figures: Vec<Figures> = caches.iter().map(|figures| figures()).collect();
+            let objects = figures.iter().map(|figures| figures.objects).sum::<usize>();
+            self.objects.with_label_values(&[resource]).set(i64::try_from(objects).unwrap_or(i64::MAX));
+            for figures in figures {
+                self.failures.with_label_values(&[resource]).inc_by(figures.failures);
+                self.malformed.with_label_values(&[resource]).inc_by(figures.malformed);
+            }
         }
         let counters = self.failures.collect().into_iter().chain(self.malformed.collect());
         self.objects.collect().into_iter().chain(counters).collect()

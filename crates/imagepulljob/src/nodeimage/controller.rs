@@ -23,7 +23,7 @@ use serde_json::Value;
 use super::owners::Owners;
 use super::plan::{Action, GivenUp, Plan, Seen, plan};
 use crate::apply::{Error, Guard, StatusPatch, failure, is_code, is_reason, only};
-use crate::stores::{JobView, NodeImageView, NodeReadiness, SecretView};
+use crate::stores::{JobView, NodeImageView, NodeReadiness, SecretStore};
 
 /// Name of the controller: label of its metrics, source of its events.
 pub const NAME: &str = "nodeimage-controller";
@@ -44,7 +44,7 @@ pub struct Stores {
     /// `ImagePullJob`s.
     pub jobs: Store<JobView>,
     /// Secrets, without their data.
-    pub secrets: Store<SecretView>,
+    pub secrets: SecretStore,
 }
 
 impl Stores {
@@ -158,9 +158,9 @@ fn decide(
         image: image.map(|view| &view.object),
         gone: &|owner| owner.uid.as_ref().is_some_and(|uid| gone.contains(uid)),
         secret_exists: &|secret| {
-            let (namespace, name) = (secret.namespace.as_deref(), secret.name.as_deref());
-            let key = ObjectKey::new(namespace.unwrap_or_default(), name.unwrap_or_default());
-            !context.sees_all || stores.secrets.get(&key).is_some()
+            let namespace = secret.namespace.as_deref().unwrap_or_default();
+            let key = ObjectKey::new(namespace, secret.name.as_deref().unwrap_or_default());
+            !stores.secrets.sees(namespace, context.sees_all) || stores.secrets.get(&key).is_some()
         },
         delay: context.delay,
         now: (context.clock)(),

@@ -363,7 +363,7 @@ async fn a_thousand_nodes_cost_one_write_each() {
     world.pass(30).await;
     assert_eq!(world.seen.lock().unwrap().most, 50);
     let pushes = asked(&world, Verb::Patch, "nodeimages.apps.kruise.io");
-    assert!((1000..1100).contains(&pushes), "one for each node, but for conflicts: {pushes}");
+    assert_eq!(pushes, 1000, "one for each node");
     let others = world.manager_writes() - pushes;
     assert!(others < 150, "finalizers, and one status a second: {others}");
     let requests = world.playground.server().requests();
@@ -371,6 +371,52 @@ async fn a_thousand_nodes_cost_one_write_each() {
         .iter()
         .filter(|((client, verb, _), _)| client == MANAGER && matches!(verb, Verb::List | Verb::Get));
     assert_eq!(lists.collect::<Vec<_>>(), [], "nothing is asked for");
+}
+
+/// Writes of the manager for ten images on so many nodes, but for those of jobs and their list; whether it asked for
+/// anything; and the wall clock's seconds.
+async fn ten_images_on(nodes: u32) -> (u64, u64, f64) {
+    let images: Vec<String> = (0..10).map(|image| format!("image-{image}:1")).collect();
+    let world = World::quick(nodes).await;
+    world.pass(60).await;
+    world.playground.server().reset_requests();
+    let began = std::time::Instant::now();
+    world.list("l", json!({"images": images, "parallelism": 50, "completionPolicy": {}})).await;
+    let api = world.api::<ImageListPullJob>();
+    let done = async || {
+        let list = api.get("l").await.unwrap().status;
+        list.is_some_and(|list| list.completion_time.is_some() && list.succeeded == 10)
+    };
+    world.until("all have all images", 3600, done).await;
+    let seconds = began.elapsed().as_secs_f64();
+    world.pass(30).await;
+    let pushes = asked(&world, Verb::Patch, "nodeimages.apps.kruise.io");
+    let asked = asked(&world, Verb::Get, "nodeimages.apps.kruise.io")
+        + asked(&world, Verb::List, "nodeimages.apps.kruise.io");
+    let others = world.manager_writes() - pushes;
+    eprintln!("{nodes} nodes, 10 images: {pushes} pushes, {others} other writes, {seconds:.1} s");
+    (pushes, asked, seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_images_cost_the_manager_ten_writes_a_node_however_many_nodes_there_are() {
+    for nodes in [20, 100] {
+        let (pushes, asked, _) = ten_images_on(nodes).await;
+        let exactly = u64::from(nodes) * 10;
+        assert!(
+            (exactly..=exactly + exactly / 10).contains(&pushes),
+            "but for conflicts: {pushes} on {nodes}"
+        );
+        assert_eq!(asked, 0, "nothing is asked for");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "takes 40 s"]
+async fn ten_images_on_a_thousand_nodes_cost_the_manager_ten_writes_a_node() {
+    let (pushes, asked, _) = ten_images_on(1000).await;
+    assert_eq!(pushes, 10_000);
+    assert_eq!(asked, 0, "nothing is asked for");
 }
 
 #[tokio::test(start_paused = true)]
@@ -431,4 +477,89 @@ async fn an_object_kept_on_purpose_needs_no_node() {
     world.until("the stray goes", 10, async || images.get_opt("stray").await.unwrap().is_none()).await;
     world.pass(60).await;
     assert!(images.get_opt("fake").await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_of_a_rollout_ask_the_nodes_first_whose_pods_are_updated_first() {
+    let flags = ["--feature-gates=PreDownloadImageForInPlaceUpdate=true", "--nodeimage-creation-delay=0s"];
+    let world = World::new(6, &flags).await;
+    let template = |image: &str| {
+        json!({"metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "main", "image": image}]}})
+    };
+    let first =
+        json!({"weightPriority": [{"weight": 50, "matchSelector": {"matchLabels": {"first": "yes"}}}]});
+    let set = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "CloneSet", "metadata": {"name": "web"},
+        "spec": {"replicas": 6, "selector": {"matchLabels": {"app": "web"}}, "template": template("nginx:1"),
+            "updateStrategy": {"rollingUpdate": {"podUpdatePolicy": "InPlaceIfPossible", "partition": 6,
+                "priorityStrategy": first}}}});
+    world.create::<CloneSet>(SHOP, set).await;
+    let status = async || world.api::<CloneSet>().get("web").await.unwrap().status.unwrap_or_default();
+    world.until("the set is ready", 60, async || status().await.available_replicas == 6).await;
+    // The pod on the last node, by name, shall be the first.
+    let pods = world.api::<Pod>().list(&ListParams::default()).await.unwrap().items;
+    let node = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.clone().unwrap();
+    let last = pods.iter().max_by_key(|pod| node(pod)).unwrap();
+    world.change::<Pod>(&last.name_any(), json!({"metadata": {"labels": {"first": "yes"}}})).await;
+    world.change::<CloneSet>("web", json!({"spec": {"template": template("nginx:2")}})).await;
+    let jobs = async || world.api::<ImagePullJob>().list(&ListParams::default()).await.unwrap().items;
+    let job = world.some("a job is made", 10, async || jobs().await.pop()).await;
+    world.completed(&job.name_any()).await;
+    let pulls: Vec<String> = world.seen.lock().unwrap().pulls.iter().map(|pull| pull.0.clone()).collect();
+    let nodes: BTreeSet<String> = pods.iter().map(node).collect();
+    assert_eq!(pulls.iter().cloned().collect::<BTreeSet<_>>(), nodes);
+    assert_eq!(pulls.first(), nodes.last(), "one after the other, and not by name: {pulls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_is_asked_by_no_more_nodes_at_once_than_it_bears_whatever_the_jobs_say() {
+    let flags = [
+        "--feature-gates=ImagePullJobGate=true",
+        "--nodeimage-creation-delay=0s",
+        "--max-pulls-per-registry=3",
+    ];
+    let world = World::new(6, &flags).await;
+    for (name, image) in [("a", "quay.io/x/a:1"), ("b", "quay.io/x/b:1")] {
+        world.job(name, json!({"image": image, "parallelism": 6})).await;
+    }
+    for name in ["a", "b"] {
+        assert_eq!(world.completed(name).await.status.unwrap().succeeded, 6);
+    }
+    assert_eq!(world.seen.lock().unwrap().most, 3);
+    world.job("c", json!({"image": "quay.io/x/c:1", "parallelism": 6})).await;
+    world.job("d", json!({"image": "ghcr.io/x/d:1", "parallelism": 6})).await;
+    for name in ["c", "d"] {
+        assert_eq!(world.completed(name).await.status.unwrap().succeeded, 6);
+    }
+    assert_eq!(world.seen.lock().unwrap().most, 6, "each registry has its own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manager_of_one_namespace_copies_secrets_once_and_takes_the_copies_away() {
+    let flags =
+        ["--feature-gates=ImagePullJobGate=true", "--nodeimage-creation-delay=0s", "--namespace=shop"];
+    let world = World::new(2, &flags).await;
+    let secret = json!({"metadata": {"name": "login"}, "type": "kubernetes.io/dockerconfigjson",
+        "stringData": {".dockerconfigjson": "{\"auths\":{}}"}});
+    world.create::<Secret>(SHOP, secret).await;
+    world.agents(|_, _| Answer::Hang);
+    world.job("j", json!({"image": "x:1", "parallelism": 2, "pullSecrets": ["login"]})).await;
+    let told = async || {
+        let nodes = world.nodes().await;
+        nodes.iter().all(|node| {
+            let image = node.spec.images.as_ref().and_then(|images| images.get("x"));
+            image.is_some_and(|image| image.pull_secrets.is_some())
+        })
+    };
+    world.until("nodes are told", 10, told).await;
+    let copies = Api::<Secret>::namespaced(world.client.clone(), CONFIG);
+    let copies = async || copies.list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(copies().await.len(), 1);
+    world.pass(10).await;
+    let writes = world.manager_writes();
+    world.pass(300).await;
+    assert_eq!(world.manager_writes(), writes, "nothing changes, nothing is written");
+    world.delete::<ImagePullJob>("j").await;
+    world.until("the copy is gone", 10, async || copies().await.is_empty()).await;
+    world.until("and the job", 10, async || world.job_now("j").await.is_none()).await;
 }

@@ -1,8 +1,10 @@
 //! Finding the container runtimes of the node by their sockets.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use prometheus::HistogramVec;
+use tokio::time::Instant;
 
 use super::Cri;
 
@@ -18,6 +20,11 @@ const SOCKETS: [&str; 6] = [
     "cri-dockerd.sock",
     "cri-dockerd/cri-dockerd.sock",
 ];
+
+/// For how long the node's runtime is looked for: it may start later than the agent.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// First and longest pause between two looks.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 
 /// A runtime that answers.
 #[derive(Clone, Debug)]
@@ -78,9 +85,42 @@ pub fn sockets(run: &Path, named: &str) -> Vec<PathBuf> {
     vec![run.join(below)].into_iter().filter(|path| path.exists()).collect()
 }
 
+/// The runtimes of the node. Where there are several sockets, `reported` is asked for the name of the runtime that the
+/// node itself uses: that one comes first, and is waited for while others answer already.
+///
+/// # Errors
+/// Nothing usable was found within a minute.
+pub async fn find(
+    run: &Path,
+    named: &str,
+    reported: impl AsyncFn() -> Option<String>,
+    seconds: &HistogramVec,
+) -> Result<Runtimes, DiscoverError> {
+    let end = Instant::now() + PATIENCE;
+    let (mut pause, mut preferred) = (PAUSE.0, None);
+    loop {
+        let sockets = sockets(run, named);
+        if sockets.len() > 1 && preferred.is_none() {
+            preferred = reported().await;
+        }
+        let found = discover(sockets, preferred.as_deref(), seconds).await;
+        let first = found.as_ref().ok().and_then(|runtimes| runtimes.all().first());
+        let settled = first.is_some_and(|first| preferred.as_ref().is_none_or(|name| *name == first.name));
+        if settled || Instant::now() >= end {
+            return found;
+        }
+        match &found {
+            Ok(_) => tracing::info!(preferred, "the runtime the node reports does not answer yet"),
+            Err(error) => tracing::info!(%error, "the container runtime is looked for again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
 /// The runtimes behind the sockets that answer as a runtime must. One whose name is `preferred`, as the node reports
 /// it, comes first.
-pub async fn discover(
+async fn discover(
     sockets: Vec<PathBuf>,
     preferred: Option<&str>,
     seconds: &HistogramVec,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kruise_api::containerrecreaterequest::{
     ContainerRecreateRequest, ContainerRecreateRequestContainerRecreateState as State,
@@ -181,8 +182,15 @@ impl Controller {
                 return Ok(Requeue::None);
             }
         };
-        let seen = seen(cri, scheme, request).await?;
+        let mut seen = seen(cri, scheme, request).await?;
         let uid = request.label(keys::CRR_POD_UID);
+        if seen.iter().any(|seen| seen.exited) {
+            let name = &request.object.spec.pod_name;
+            let pod = read_pod(&self.killer.client, &request.key.namespace, name, uid).await?;
+            for seen in seen.iter_mut().filter(|seen| seen.exited) {
+                seen.stays_down = pod.as_ref().is_some_and(|pod| stays_down(pod, &seen.name, seen.exit_code));
+            }
+        }
         let pod = find(&self.pods, &request.pod(), uid);
         let ready: Vec<String> = pod
             .iter()
@@ -190,9 +198,7 @@ impl Controller {
             .filter(|status| status.ready)
             .map(|status| status.container_id.to_string())
             .collect();
-        let stays_down = seen.iter().any(|seen| seen.exited) && self.stays_down(request, uid).await?;
-        let observed =
-            Observed { spec, status: &status, seen: &seen, ready: &ready, stays_down, now: (self.clock)() };
+        let observed = Observed { spec, status: &status, seen: &seen, ready: &ready, now: (self.clock)() };
         let (states, step) = plan::plan(&observed);
         match step {
             Step::Complete => {
@@ -275,14 +281,6 @@ impl Controller {
         found.ok_or_else(|| "failed to find runtime service: no containers".to_owned())
     }
 
-    /// Whether a container that has ended is not started again.
-    async fn stays_down(&self, request: &Request, uid: &str) -> kube::Result<bool> {
-        let name = &request.object.spec.pod_name;
-        let pod = read_pod(&self.killer.client, &request.key.namespace, name, uid).await?;
-        let policy = pod.and_then(|pod| pod.spec?.restart_policy);
-        Ok(policy.as_deref() == Some("Never"))
-    }
-
     async fn complete(
         &self,
         request: &Request,
@@ -316,6 +314,26 @@ impl Controller {
     }
 }
 
+/// Whether a container that has ended with this code is not started again. Rules by exit code are not judged: such a
+/// container counts as one that may come back.
+fn stays_down(pod: &Pod, container: &str, exit_code: i32) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        return true;
+    }
+    let Some(spec) = &pod.spec else { return false };
+    let own = spec.containers.iter().find(|other| other.name == container);
+    if own.is_some_and(|own| own.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty())) {
+        return false;
+    }
+    let policy = own.and_then(|own| own.restart_policy.as_deref()).or(spec.restart_policy.as_deref());
+    match policy {
+        Some("Never") => true,
+        Some("OnFailure") => exit_code == 0,
+        _ => false,
+    }
+}
+
 fn change_of(states: Vec<State>) -> StatusChange {
     StatusChange { container_recreate_states: Some(states), ..StatusChange::default() }
 }
@@ -328,12 +346,14 @@ async fn seen(cri: &Cri, scheme: &str, request: &Request) -> anyhow::Result<Vec<
         let newest = containers.iter().find(|container| name_of(container) == wanted.name);
         let Some(newest) = newest else { continue };
         let status = cri.container(&newest.id).await?;
-        let started = status.map(|status| status.started_at).filter(|nanos| *nanos > 0);
+        let started = status.as_ref().map(|status| status.started_at).filter(|nanos| *nanos > 0);
         let count = newest.annotations.get(RESTART_COUNT).and_then(|count| count.parse().ok());
         seen.push(Seen {
             name: wanted.name.clone(),
             id: format!("{scheme}://{}", newest.id),
             exited: newest.state == ContainerState::Exited as i32,
+            exit_code: status.map_or(0, |status| status.exit_code),
+            stays_down: false,
             restart_count: count.unwrap_or_default(),
             started: started.and_then(|nanos| Timestamp::from_nanosecond(i128::from(nanos)).ok()),
         });

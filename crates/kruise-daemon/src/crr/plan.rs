@@ -16,6 +16,10 @@ pub(crate) struct Seen {
     /// With the runtime's name: `containerd://…`.
     pub(crate) id: String,
     pub(crate) exited: bool,
+    /// The code it ended with, once it has.
+    pub(crate) exit_code: i32,
+    /// It has ended and will not be started again.
+    pub(crate) stays_down: bool,
     pub(crate) restart_count: i32,
     pub(crate) started: Option<Timestamp>,
 }
@@ -27,8 +31,6 @@ pub(crate) struct Observed<'a> {
     pub(crate) seen: &'a [Seen],
     /// IDs of containers that the pod's own status calls ready.
     pub(crate) ready: &'a [String],
-    /// True if a container that has ended will not be started again.
-    pub(crate) stays_down: bool,
     pub(crate) now: Timestamp,
 }
 
@@ -99,7 +101,7 @@ fn state(observed: &Observed<'_>, at: usize) -> Option<State> {
         return Some(new(Phase::Pending, Some("not found container on Node")));
     };
     if seen.exited {
-        let phase = if observed.stays_down { Phase::Succeeded } else { Phase::Recreating };
+        let phase = if seen.stays_down { Phase::Succeeded } else { Phase::Recreating };
         return Some(State { is_killed: Some(true), ..new(phase, None) });
     }
     let force = strategy.and_then(|strategy| strategy.force_recreate) == Some(true);

@@ -128,6 +128,7 @@ impl Puller {
                 }
             };
             tokio::select! {
+                biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = changed.notified() => {}
                 Some(report) = self.reports.1.recv() => self.take_in(report),

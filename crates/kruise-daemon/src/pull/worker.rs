@@ -1,7 +1,7 @@
 //! One pull, from waiting for its turn to its end.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,12 +10,13 @@ use kruise_api::keys;
 use kruise_api::nodeimage::{ImagePullPhase, ImageTagStatus};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use rand::Rng as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::plan::Task;
 use super::secrets::Secrets;
 use crate::Clock;
+use crate::credentials::node::NodeCredentials;
 use crate::cri::messages::{
     AuthConfig, Image, ImageSpec, PodSandboxConfig, PodSandboxMetadata, PullImageRequest,
 };
@@ -34,11 +35,50 @@ const MAX_MESSAGE: usize = 2048;
 pub(crate) struct Env {
     pub(crate) cri: Cri,
     pub(crate) secrets: Arc<Secrets>,
-    /// None is no limit.
-    pub(crate) slots: Option<Arc<Semaphore>>,
+    /// What the node has for every pull, tried after the Secrets.
+    pub(crate) node: Arc<NodeCredentials>,
+    pub(crate) turns: Turns,
     pub(crate) clock: Clock,
     pub(crate) anonymous_fallback: bool,
     pub(crate) metrics: PullMetrics,
+}
+
+/// Who pulls now, and who waits for a turn; first come, first served.
+pub(crate) struct Turns {
+    /// Of the node; none is no limit.
+    node: Option<Arc<Semaphore>>,
+    /// Most pulls from one registry; none is no limit.
+    per_registry: Option<usize>,
+    registries: Mutex<BTreeMap<String, Arc<Semaphore>>>,
+}
+
+impl Turns {
+    /// So many pulls at once on the node and from each registry; 0 and less is no limit.
+    pub(crate) fn new(of_node: i64, per_registry: i64) -> Self {
+        let limit = |most: i64| usize::try_from(most).ok().filter(|most| *most > 0);
+        let limit = |most| limit(most).map(|most| most.min(Semaphore::MAX_PERMITS));
+        Self {
+            node: limit(of_node).map(|most| Arc::new(Semaphore::new(most))),
+            per_registry: limit(per_registry),
+            registries: Mutex::default(),
+        }
+    }
+
+    /// Waits for a turn, which lasts until the answer is dropped. Who waits for a busy registry keeps nobody from
+    /// pulling from another one.
+    async fn take(&self, registry: &str) -> [Option<OwnedSemaphorePermit>; 2] {
+        let of_registry = self.per_registry.map(|most| {
+            let mut registries = self.registries.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = registries.entry(registry.to_owned());
+            Arc::clone(known.or_insert_with(|| Arc::new(Semaphore::new(most))))
+        });
+        [turn(of_registry).await, turn(self.node.clone()).await]
+    }
+}
+
+async fn turn(of: Option<Arc<Semaphore>>) -> Option<OwnedSemaphorePermit> {
+    // Nobody closes them, so that waiting for one cannot fail.
+    of?.acquire_owned().await.ok()
 }
 
 /// What is counted of pulls.
@@ -97,8 +137,8 @@ impl Drop for Running {
 enum Failure {
     /// The runtime went away: nothing is known about the image.
     RuntimeGone(String),
-    /// The runtime or the registry says no.
-    Refused { message: String, auth: bool, busy: bool },
+    /// The runtime or the registry says no. `anonymous`: there are no credentials that could have been replaced.
+    Refused { message: String, auth: bool, busy: bool, anonymous: bool },
     /// It took too long.
     TimedOut,
 }
@@ -113,11 +153,7 @@ pub(crate) async fn run(task: Task, env: Arc<Env>, tell: impl Fn(ImageTagStatus,
         ..ImageTagStatus::default()
     };
     tell(status.clone(), Duration::ZERO);
-    // Nobody closes the slots, so that waiting for one cannot fail.
-    let _slot = match &env.slots {
-        Some(slots) => Arc::clone(slots).acquire_owned().await.ok(),
-        None => None,
-    };
+    let _turn = env.turns.take(task.reference.registry()).await;
     let _running = Running::new(&env.metrics.inflight);
     let started = task.started.unwrap_or_else(|| whole_seconds((env.clock)()));
     status.phase = ImagePullPhase::Pulling;
@@ -232,7 +268,7 @@ async fn attempt(task: &Task, env: &Env, timeout: Duration) -> Result<Done, Fail
     }
     match pull(task, env, &reference, timeout, false).await {
         // Credentials may have been replaced since they were read.
-        Err(Failure::Refused { auth: true, .. }) if !task.secrets.is_empty() => {
+        Err(Failure::Refused { auth: true, anonymous: false, .. }) => {
             pull(task, env, &reference, timeout, true).await?;
         }
         done => done?,
@@ -254,17 +290,23 @@ async fn pull(
     fresh: bool,
 ) -> Result<(), Failure> {
     let keyring = env.secrets.keyring(&task.secrets, fresh).await.map_err(refused)?;
-    let mut tries: Vec<Option<AuthConfig>> =
-        keyring.candidates(&task.reference).into_iter().map(Some).collect();
+    let mut tries: Vec<Option<AuthConfig>> = Vec::new();
+    let of_node = env.node.candidates(&task.reference, fresh).await;
+    for auth in keyring.candidates(&task.reference).into_iter().chain(of_node).map(Some) {
+        if !tries.contains(&auth) {
+            tries.push(auth);
+        }
+    }
     if tries.is_empty() || env.anonymous_fallback {
         tries.push(None);
     }
+    let anonymous = task.secrets.is_empty() && tries.iter().all(Option::is_none);
     let mut messages = Vec::new();
     let (mut all_auth, mut any_busy) = (true, false);
     for auth in tries {
         match env.cri.pull(request(task, reference, auth), timeout).await.map_err(|error| classify(&error)) {
             Ok(_) => return Ok(()),
-            Err(Failure::Refused { message, auth, busy }) => {
+            Err(Failure::Refused { message, auth, busy, .. }) => {
                 all_auth &= auth;
                 any_busy |= busy;
                 messages.push(message);
@@ -274,11 +316,11 @@ async fn pull(
     }
     messages.dedup();
     let message = if messages.len() == 1 { messages.remove(0) } else { format!("[{}]", messages.join(", ")) };
-    Err(Failure::Refused { message, auth: all_auth, busy: any_busy })
+    Err(Failure::Refused { message, auth: all_auth, busy: any_busy, anonymous })
 }
 
 fn request(task: &Task, reference: &str, auth: Option<AuthConfig>) -> PullImageRequest {
-    let collect = |map: &Option<std::collections::BTreeMap<String, String>>| -> HashMap<String, String> {
+    let collect = |map: &Option<BTreeMap<String, String>>| -> HashMap<String, String> {
         map.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
     };
     let mut annotations = collect(&task.sandbox.annotations);
@@ -305,7 +347,7 @@ fn verify(task: &Task, image: &Image) -> Result<(), String> {
 }
 
 fn refused(message: String) -> Failure {
-    Failure::Refused { message, auth: false, busy: false }
+    Failure::Refused { message, auth: false, busy: false, anonymous: false }
 }
 
 fn classify(error: &CriError) -> Failure {
@@ -332,7 +374,7 @@ fn classify(error: &CriError) -> Failure {
         "insufficient_scope",
     ]);
     let busy = has(&["429 too many requests", "toomanyrequests", "too many requests"]);
-    Failure::Refused { message, auth, busy }
+    Failure::Refused { message, auth, busy, anonymous: false }
 }
 
 fn cut(mut message: String) -> String {

@@ -15,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use kruise_daemon::cri::discover::{Runtime, Runtimes};
 use kruise_daemon::cri::{Cri, call_metrics, messages as m};
 use prometheus::Registry;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
@@ -54,8 +55,12 @@ pub(crate) struct State {
     pub(crate) execs: Vec<(String, Vec<String>)>,
     /// Answers of execs by container ID.
     pub(crate) outputs: HashMap<String, m::ExecSyncResponse>,
+    /// What containers end with, by ID; 0 if not said.
+    pub(crate) exit_codes: HashMap<String, i32>,
     /// IDs of containers whose stop fails.
     pub(crate) unstoppable: Vec<String>,
+    /// Its name; empty for containerd.
+    pub(crate) name: String,
     down: bool,
 }
 
@@ -110,20 +115,35 @@ impl FakeCri {
         Runtimes::of(vec![Runtime { name: "containerd".to_owned(), cri }]).unwrap()
     }
 
+    /// Serves on a real socket, until it is dropped.
+    pub(crate) fn listen(&self, socket: &Path) {
+        let listener = tokio::net::UnixListener::bind(socket).unwrap();
+        let fake = self.clone();
+        self.connections.lock().unwrap().spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                fake.answer(stream);
+            }
+        });
+    }
+
     fn connect(&self) -> io::Result<tokio::io::DuplexStream> {
         if self.state(|state| state.down) {
             return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
         }
         let (ours, theirs) = tokio::io::duplex(1 << 16);
+        self.answer(ours);
+        Ok(theirs)
+    }
+
+    fn answer(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let fake = self.clone();
         self.connections.lock().unwrap().spawn(async move {
             let service = tower::service_fn(move |request| fake.clone().serve(request));
             let service = TowerToHyperService::new(service);
             let server = auto::Builder::new(TokioExecutor::new());
             // The client goes away when it is done.
-            let _ = server.serve_connection(TokioIo::new(ours), service).await;
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
         });
-        Ok(theirs)
     }
 
     async fn serve(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
@@ -152,7 +172,10 @@ impl FakeCri {
     async fn version(self, _: m::VersionRequest) -> Result<m::VersionResponse, Status> {
         Ok(m::VersionResponse {
             version: "0.1.0".into(),
-            runtime_name: "containerd".into(),
+            runtime_name: self.state(|state| match state.name.as_str() {
+                "" => "containerd".to_owned(),
+                name => name.to_owned(),
+            }),
             runtime_version: "1.6".into(),
             runtime_api_version: "v1".into(),
         })
@@ -220,6 +243,7 @@ impl FakeCri {
             state.containers.iter().find(|container| container.id == question.container_id).cloned()
         });
         let container = found.ok_or_else(|| Status::not_found("no such container"))?;
+        let exit_code = self.state(|state| state.exit_codes.get(&container.id).copied().unwrap_or_default());
         Ok(m::ContainerStatusResponse {
             status: Some(m::ContainerStatus {
                 id: container.id,
@@ -229,6 +253,7 @@ impl FakeCri {
                 started_at: container.created_at,
                 labels: container.labels,
                 annotations: container.annotations,
+                exit_code,
                 ..m::ContainerStatus::default()
             }),
         })

@@ -214,6 +214,27 @@ async fn with_one_worker_pulls_take_turns_and_one_taken_back_is_never_pulled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_busy_registry_is_asked_by_turns_and_keeps_nobody_from_another_one() {
+    let mut world = World::new().await;
+    for reference in ["quay.io/a/b:1", "quay.io/a/b:2", "ghcr.io/c:1"] {
+        world.cri.behave(reference, &[Pull::Succeeds(Duration::from_secs(30))]);
+    }
+    world.start(&["--max-pulls-per-registry=1", "--max-workers-for-pull-image=2"]);
+    world
+        .create_node_image(
+            json!({"ghcr.io/c": {"tags": [tag("1")]}, "quay.io/a/b": {"tags": [tag("1"), tag("2")]}}),
+        )
+        .await;
+    world.until("two pull", async || world.cri.pulled().len() == 2).await;
+    let mut pulled = world.cri.pulled();
+    pulled.sort();
+    assert_eq!(pulled, ["ghcr.io/c:1", "quay.io/a/b:1"]);
+    assert_eq!(world.ended("quay.io/a/b", "1").await.phase, ImagePullPhase::Succeeded);
+    assert_eq!(world.ended("quay.io/a/b", "2").await.phase, ImagePullPhase::Succeeded);
+    assert_eq!(world.cri.pulled().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pull_that_is_not_wanted_any_more_is_cancelled_at_the_runtime() {
     let mut world = World::new().await;
     world.cri.behave("docker.io/library/nginx:1", &[Pull::Hangs]);

@@ -208,13 +208,38 @@ async fn a_request_for_containers_of_an_unknown_runtime_ends_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_container_that_is_not_started_again_is_done_and_everything_is_quiet() {
+    for (policy, code, done) in
+        [("Never", 1, true), ("OnFailure", 0, true), ("OnFailure", 143, false), ("Always", 0, false)]
+    {
+        let mut world = World::new().await;
+        let uid = world.create_pod("web", &["a"], json!({"spec": {"restartPolicy": policy}})).await;
+        world.cri.state(|state| state.exit_codes.insert("a0".to_owned(), code));
+        world.start(&[]);
+        request(&world, "r", &uid, &["a"], json!({"forceRecreate": true})).await;
+        world.until("it is stopped", async || stops(&world).len() == 1).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        let expected = if done {
+            (Some(Phase::Completed), vec![Phase::Succeeded])
+        } else {
+            (Some(Phase::Recreating), vec![Phase::Recreating])
+        };
+        assert_eq!(phases(&world, "r").await, expected, "{policy} {code}");
+        let writes = world.server.writes(Some("daemon"));
+        tokio::time::sleep(Duration::from_hours(1)).await;
+        assert_eq!(world.server.writes(Some("daemon")), writes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn containers_of_a_pod_that_has_ended_are_done() {
     let mut world = World::new().await;
-    let uid = world.create_pod("web", &["a"], json!({"spec": {"restartPolicy": "Never"}})).await;
+    let uid = world.create_pod("web", &["a", "b"], json!({})).await;
     world.start(&[]);
-    request(&world, "r", &uid, &["a"], json!({"forceRecreate": true})).await;
+    request(&world, "r", &uid, &["a", "b"], json!({})).await;
+    world.until("both are stopped", async || stops(&world).len() == 2).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(phases(&world, "r").await.0, Some(Phase::Recreating));
+    let status = json!({"status": {"phase": "Failed"}});
+    world.pods().patch_status("web", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
     world.until("it ends", async || phases(&world, "r").await.0 == Some(Phase::Completed)).await;
-    assert_eq!(phases(&world, "r").await.1, [Phase::Succeeded]);
-    let writes = world.server.writes(Some("daemon"));
-    tokio::time::sleep(Duration::from_hours(1)).await;
-    assert_eq!(world.server.writes(Some("daemon")), writes);
 }

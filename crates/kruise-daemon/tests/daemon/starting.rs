@@ -1,10 +1,97 @@
 //! Starts and ends of the agent and of what it follows.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Node;
+use kruise_daemon::cri::{call_metrics, discover};
+use kruise_daemon::node;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use prometheus::Registry;
 use serde_json::json;
 
-use crate::World;
+use crate::fake_cri::FakeCri;
+use crate::{NODE, World};
+
+/// A folder for sockets that nobody else uses.
+fn run_folder(name: &str) -> PathBuf {
+    let run = std::env::temp_dir().join(format!("kruise-run-{name}-{}", std::process::id()));
+    fs::create_dir_all(&run).unwrap();
+    run
+}
+
+fn runtime(name: &str) -> FakeCri {
+    let fake = FakeCri::default();
+    fake.state(|state| name.clone_into(&mut state.name));
+    fake
+}
+
+#[tokio::test]
+async fn of_several_runtimes_the_one_that_the_node_reports_pulls_images() {
+    let world = World::new().await;
+    let nodes = Api::<Node>::all(world.client.clone());
+    let object = serde_json::from_value(json!({"metadata": {"name": NODE}})).unwrap();
+    nodes.create(&PostParams::default(), &object).await.unwrap();
+    let status = json!({"status": {"nodeInfo": {"containerRuntimeVersion": "cri-o://1.34.0"}}});
+    nodes.patch_status(NODE, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    let run = run_folder("several");
+    let (containerd, crio) = (runtime("containerd"), runtime("cri-o"));
+    containerd.listen(&run.join("containerd.sock"));
+    crio.listen(&run.join("crio.sock"));
+    let seconds = call_metrics(&Registry::new()).unwrap();
+    let first = async |node: &str| {
+        let reported = async || node::runtime_name(&world.client, node).await;
+        let found = discover::find(&run, "", reported, &seconds).await.unwrap();
+        found.all().first().map(|runtime| runtime.name.clone())
+    };
+    assert_eq!(first(NODE).await.as_deref(), Some("cri-o"));
+    assert_eq!(first("unknown").await.as_deref(), Some("containerd"), "their usual order");
+    fs::remove_dir_all(&run).unwrap();
+}
+
+#[tokio::test]
+async fn a_runtime_that_starts_later_than_the_agent_is_found() {
+    let (run, seconds) = (run_folder("later"), call_metrics(&Registry::new()).unwrap());
+    let fake = runtime("containerd");
+    let find = discover::find(&run, "", async || None, &seconds);
+    let start = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        fake.listen(&run.join("containerd.sock"));
+    };
+    let (found, ()) = tokio::join!(find, start);
+    assert_eq!(found.unwrap().all().len(), 1);
+    fs::remove_dir_all(&run).unwrap();
+}
+
+#[tokio::test]
+async fn the_runtime_that_the_node_reports_is_waited_for_while_another_one_answers() {
+    let (run, seconds) = (run_folder("other"), call_metrics(&Registry::new()).unwrap());
+    let (docker, containerd) = (runtime("docker"), runtime("containerd"));
+    docker.listen(&run.join("cri-dockerd.sock"));
+    fs::write(run.join("containerd.sock"), "").unwrap();
+    let find = discover::find(&run, "", async || Some("containerd".to_owned()), &seconds);
+    let start = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        fs::remove_file(run.join("containerd.sock")).unwrap();
+        containerd.listen(&run.join("containerd.sock"));
+    };
+    let (found, ()) = tokio::join!(find, start);
+    let names: Vec<_> = found.unwrap().all().iter().map(|runtime| runtime.name.clone()).collect();
+    assert_eq!(names, ["containerd", "docker"]);
+    fs::remove_dir_all(&run).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_runtime_the_agent_gives_up_after_a_minute_and_says_why() {
+    let (run, seconds) = (run_folder("none"), call_metrics(&Registry::new()).unwrap());
+    let begin = tokio::time::Instant::now();
+    let error = discover::find(&run, "", async || None, &seconds).await.unwrap_err();
+    assert_eq!(error.to_string(), "not found container runtime sock");
+    assert!(begin.elapsed() >= Duration::from_mins(1));
+    fs::remove_dir_all(&run).unwrap();
+}
 
 #[tokio::test(start_paused = true)]
 async fn the_agent_ends_with_its_reason_when_it_does_not_know_its_node() {

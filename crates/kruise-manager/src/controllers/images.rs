@@ -4,18 +4,22 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::Secret;
+use kruise_api::cloneset::v1beta1::CloneSet;
 use kruise_api::imagelistpulljob::ImageListPullJob;
 use kruise_api::imagepulljob::ImagePullJob;
 use kruise_api::keys;
 use kruise_api::nodeimage::NodeImage;
+use kruise_cloneset::observed::Settings;
+use kruise_cloneset::stores::SetView;
 use kruise_common::gates::Gate;
 use kruise_common::key::ObjectKey;
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_imagepulljob::admission::{self, Kind};
-use kruise_imagepulljob::index::Index;
+use kruise_imagepulljob::index::{Index, OrderOf};
+use kruise_imagepulljob::metrics::JobMetrics;
 use kruise_imagepulljob::stores::{
-    JobView, ListView, NodeImageView, NodeReadiness, NodeWire, SecretView, Stores,
+    JobView, ListView, NodeImageView, NodeReadiness, NodeWire, SecretStore, SecretView, Stores,
 };
 use kruise_imagepulljob::{job, list, nodeimage};
 use kruise_runtime::store::Store;
@@ -65,8 +69,29 @@ fn images(watches: &Watches) -> Store<NodeImageView> {
     watches.cluster(|image: NodeImage| NodeImageView::of(image))
 }
 
-fn secrets(watches: &Watches) -> Store<SecretView> {
-    watches.namespaced(|secret: PartialObjectMeta<Secret>| SecretView::of(secret))
+fn secrets(watches: &Watches) -> SecretStore {
+    let namespace = copies_namespace();
+    let copies = watches.besides(&namespace, |secret: PartialObjectMeta<Secret>| SecretView::of(secret));
+    SecretStore {
+        own: watches.namespaced(|secret: PartialObjectMeta<Secret>| SecretView::of(secret)),
+        copies: copies.map(|copies| (namespace.into(), copies)),
+    }
+}
+
+/// Where copies of pull Secrets live.
+fn copies_namespace() -> String {
+    let named = std::env::var(keys::ENV_DAEMON_CONFIG_NAMESPACE).ok().filter(|name| !name.is_empty());
+    named.unwrap_or_else(|| keys::DAEMON_CONFIG_NAMESPACE.to_owned())
+}
+
+/// In which order CloneSets update their pods; others have no say.
+fn update_order(watches: &Watches) -> Arc<OrderOf> {
+    let sets: Store<SetView> = watches.namespaced(|set: CloneSet| SetView::of(set));
+    Arc::new(move |namespace, owner| {
+        let set = sets.get(&ObjectKey::new(namespace, owner.name.as_str()));
+        let set = set.filter(|set| *set.uid.0 == *owner.uid);
+        set.map(|set| Settings::of(&set.object.spec).order).unwrap_or_default()
+    })
 }
 
 fn start_jobs(parts: &Parts) -> anyhow::Result<Started> {
@@ -78,11 +103,15 @@ fn start_jobs(parts: &Parts) -> anyhow::Result<Started> {
         secrets: secrets(watches),
     };
     let worker = parts.worker(job::NAME, parts.flags.imagepulljob_workers)?;
-    let index = Arc::new(Index::new(parts.flags.default_ttlseconds_for_always_nodeimage));
-    let namespace = std::env::var(keys::ENV_DAEMON_CONFIG_NAMESPACE).ok().filter(|name| !name.is_empty());
-    let namespace = namespace.as_deref().unwrap_or(keys::DAEMON_CONFIG_NAMESPACE);
-    let (client, clock) = (parts.client.clone(), Arc::clone(&parts.clock));
-    let context = Arc::new(job::Context::new(client, stores.clone(), index, namespace, clock));
+    let index = Index::new(parts.flags.default_ttlseconds_for_always_nodeimage);
+    let index = Arc::new(index.per_registry(parts.flags.max_pulls_per_registry));
+    let setup = job::Setup {
+        namespace: copies_namespace(),
+        order: update_order(watches),
+        metrics: JobMetrics::register(parts.metrics.registry(), Arc::clone(&index))?,
+        clock: Arc::clone(&parts.clock),
+    };
+    let context = Arc::new(job::Context::new(parts.client.clone(), stores.clone(), index, setup));
     Ok(Started {
         ready: async move { stores.ready().await }.boxed(),
         run: Box::new(move |stop| {

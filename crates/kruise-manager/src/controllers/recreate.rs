@@ -9,6 +9,7 @@ use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_containerrecreaterequest::admission;
 use kruise_containerrecreaterequest::controller::{self, Context, NAME, RequestView};
+use kruise_containerrecreaterequest::metrics::RequestMetrics;
 use kruise_webhook::review::AdmissionRequest;
 use kruise_webhook::route::Router;
 
@@ -30,6 +31,7 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
         client: parts.client.clone(),
         requests: parts.watches.namespaced(|request: ContainerRecreateRequest| RequestView::of(request)),
         pods: parts.watches.namespaced(|pod: PodWire| Some(PodView::from(pod))),
+        metrics: RequestMetrics::register(parts.metrics.registry())?,
         clock: Arc::clone(&parts.clock),
     });
     let (requests, pods) = (context.requests.clone(), context.pods.clone());

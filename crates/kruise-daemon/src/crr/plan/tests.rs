@@ -8,7 +8,9 @@ fn at(seconds: i64) -> Timestamp {
 
 fn seen(name: &str, id: &str, restart_count: i32, started: i64) -> Seen {
     let id = format!("containerd://{id}");
-    Seen { name: name.to_owned(), id, exited: false, restart_count, started: Some(at(started)) }
+    let started = Some(at(started));
+    let name = name.to_owned();
+    Seen { name, id, exited: false, exit_code: 0, stays_down: false, restart_count, started }
 }
 
 fn exited(name: &str, id: &str) -> Seen {
@@ -51,7 +53,6 @@ struct Case {
     status: ContainerRecreateRequestStatus,
     seen: Vec<Seen>,
     ready: Vec<&'static str>,
-    stays_down: bool,
 }
 
 impl Default for Case {
@@ -61,7 +62,6 @@ impl Default for Case {
             status: ContainerRecreateRequestStatus::default(),
             seen: vec![seen("a", "a0", 0, 0), seen("b", "b0", 0, 0)],
             ready: Vec::new(),
-            stays_down: false,
         }
     }
 }
@@ -70,14 +70,8 @@ impl Case {
     fn plan(&self) -> (Vec<String>, Step) {
         let spec = spec(&self.strategy);
         let ready: Vec<String> = self.ready.iter().map(|id| format!("containerd://{id}")).collect();
-        let observed = Observed {
-            spec: &spec,
-            status: &self.status,
-            seen: &self.seen,
-            ready: &ready,
-            stays_down: self.stays_down,
-            now: at(100),
-        };
+        let observed =
+            Observed { spec: &spec, status: &self.status, seen: &self.seen, ready: &ready, now: at(100) };
         let (states, step) = plan(&observed);
         (short(&states), step)
     }
@@ -104,7 +98,7 @@ fn in_order_the_next_is_stopped_only_when_the_one_before_is_back() {
     let strategy = json!({"orderedRecreate": true});
     let case = Case { strategy: strategy.clone(), status: status(), seen: seen(), ..Case::default() };
     assert_eq!(case.plan(), (vec!["a:Recreating!".into(), "b:Pending".into()], Step::Wait(None)));
-    let case = Case { strategy, status: status(), seen: seen(), ready: vec!["a1"], ..Case::default() };
+    let case = Case { strategy, status: status(), seen: seen(), ready: vec!["a1"] };
     assert_eq!(case.plan(), (vec!["a:Succeeded!".into(), "b:Pending".into()], kill(1, "b0")));
 }
 
@@ -118,7 +112,7 @@ fn a_container_replaced_since_the_request_is_not_stopped_unless_forced_and_then_
     let case = Case { strategy: strategy.clone(), seen: seen(), ready: ready.clone(), ..Case::default() };
     assert_eq!(case.plan(), (vec!["a:Pending".into(), "b:Pending".into()], kill(0, "a1")));
     let status = states(&[("a", Phase::Pending, true), ("b", Phase::Recreating, true)]);
-    let case = Case { strategy, status, seen: seen(), ready, ..Case::default() };
+    let case = Case { strategy, status, seen: seen(), ready };
     assert_eq!(case.plan(), (vec!["a:Succeeded!".into(), "b:Succeeded!".into()], Step::Complete));
 }
 
@@ -169,8 +163,8 @@ fn a_container_that_is_nowhere_holds_the_ones_behind_it() {
 
 #[test]
 fn a_container_that_is_never_started_again_is_done_when_it_has_ended() {
-    let seen = vec![exited("a", "a0"), exited("b", "b0")];
-    let case = Case { seen, stays_down: true, ..Case::default() };
+    let down = |name: &str, id: &str| Seen { stays_down: true, ..exited(name, id) };
+    let case = Case { seen: vec![down("a", "a0"), down("b", "b0")], ..Case::default() };
     assert_eq!(case.plan(), (vec!["a:Succeeded!".into(), "b:Succeeded!".into()], Step::Complete));
 }
 

@@ -1,0 +1,175 @@
+//! What nodes are asked to pull, and a registry that takes its time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::{Event, Node};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::manager::{cluster, cluster_output, seen};
+
+const MINUTE: Duration = Duration::from_mins(1);
+/// Where nodes see the machine they run on, and its registry.
+const HOST: &str = "10.250.0.1";
+const REGISTRY: &str = "10.250.0.1:5000";
+/// How many pieces a slow registry sends in a second.
+const PIECES: u64 = 20;
+
+/// A kind of Kruise.
+pub fn kind(kind: &str, plural: &str) -> ApiResource {
+    let kind = GroupVersionKind::gvk("apps.kruise.io", "v1beta1", kind);
+    ApiResource::from_gvk_with_plural(&kind, plural)
+}
+
+/// One node's wishes and what became of them.
+pub struct NodeImages {
+    /// All objects of the kind.
+    pub api: Api<DynamicObject>,
+    /// The node.
+    pub node: String,
+    /// The cluster.
+    pub client: kube::Client,
+}
+
+impl NodeImages {
+    /// The first node of the cluster.
+    pub async fn of_first_node() -> Result<Self> {
+        let client = kube::Client::try_default().await.context("no cluster: set KUBECONFIG")?;
+        let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?;
+        let node = nodes.items.into_iter().filter_map(|node| node.metadata.name).min();
+        let api = Api::all_with(client.clone(), &kind("NodeImage", "nodeimages"));
+        Ok(Self { api, node: node.context("there is no node")?, client })
+    }
+
+    /// Asks for a tag of an image, as the manager does for a job.
+    pub async fn ask(&self, image: &str, tag: &str, backoff: i32) -> Result<()> {
+        if self.api.get_opt(&self.node).await?.is_none() {
+            let empty = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "NodeImage",
+                "metadata": {"name": self.node}, "spec": {}});
+            match self.api.create(&PostParams::default(), &serde_json::from_value(empty)?).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                made => drop(made?),
+            }
+        }
+        self.patch(image, json!({"tags": [entry(tag, backoff, 0)]})).await
+    }
+
+    /// Takes an image out of the wishes.
+    pub async fn forget(&self, image: &str) -> Result<()> {
+        self.patch(image, Value::Null).await
+    }
+
+    /// Sets what is wished of an image.
+    pub async fn patch(&self, image: &str, value: Value) -> Result<()> {
+        let mut images = serde_json::Map::new();
+        images.insert(image.to_owned(), value);
+        let patch = Patch::Merge(json!({"spec": {"images": images}}));
+        self.api.patch(&self.node, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// The state of an image's first tag, once it has ended.
+    pub async fn ended(&self, image: &str) -> Result<Value> {
+        seen(&format!("the pull of {image} ends"), MINUTE, async || {
+            let object = self.api.get(&self.node).await?;
+            let images = object.data.pointer("/status/imageStatuses").cloned().unwrap_or_default();
+            let tag = images.get(image).and_then(|image| image.pointer("/tags/0")).cloned();
+            Ok(tag.filter(|tag| tag.get("completionTime").is_some()))
+        })
+        .await
+    }
+
+    /// Whether the node's runtime has the image.
+    pub async fn is_there(&self, reference: &str) -> Result<bool> {
+        Ok(cluster_output(&["images", &self.node]).await?.lines().any(|line| line == reference))
+    }
+
+    /// Messages of the node's events of a reason.
+    pub async fn events(&self, reason: &str) -> Result<Vec<String>> {
+        let events = Api::<Event>::namespaced(self.client.clone(), "default");
+        let about =
+            format!("involvedObject.kind=NodeImage,involvedObject.name={},reason={reason}", self.node);
+        let events = events.list(&ListParams::default().fields(&about)).await?;
+        Ok(events.items.into_iter().filter_map(|event| event.message).collect())
+    }
+}
+
+/// A tag to pull if it is not there, with a minute for each attempt.
+pub fn entry(tag: &str, backoff: i32, version: i64) -> Value {
+    let policy = json!({"timeoutSeconds": 60, "backoffLimit": backoff, "ttlSecondsAfterFinished": 300});
+    json!({"tag": tag, "pullPolicy": policy, "version": version,
+        "imagePullPolicy": "IfNotPresent"})
+}
+
+/// The cluster's registry, behind a line of so many bytes a second. Ends with the value.
+pub struct SlowRegistry {
+    name: String,
+    sent: Arc<AtomicU64>,
+    _line: JoinSet<()>,
+}
+
+impl SlowRegistry {
+    /// One whose images are named `<name>/…`, on every node.
+    pub async fn start(bytes_per_second: u64) -> Result<Self> {
+        let listener =
+            TcpListener::bind((HOST, 0)).await.context("this is not the machine of the cluster")?;
+        let name = listener.local_addr()?.to_string();
+        cluster(&["registry", &name]).await?;
+        let (sent, mut line) = (Arc::new(AtomicU64::new(0)), JoinSet::new());
+        let counter = Arc::clone(&sent);
+        line.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                // A client that goes away ends its connection, and nothing else.
+                let counter = Arc::clone(&counter);
+                connections.spawn(async move { drop(connect(client, bytes_per_second, &counter).await) });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { name, sent, _line: line })
+    }
+
+    /// What stands before the name of its images.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many bytes it has sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+async fn connect(client: TcpStream, bytes_per_second: u64, sent: &AtomicU64) -> Result<()> {
+    let (mut questions, mut answers) = client.into_split();
+    let (mut from, mut to) = TcpStream::connect(REGISTRY).await?.into_split();
+    let ask = async {
+        tokio::io::copy(&mut questions, &mut to).await?;
+        to.shutdown().await
+    };
+    let answer = async {
+        let mut piece = vec![0; usize::try_from(bytes_per_second / PIECES)?.max(1)];
+        loop {
+            let length = from.read(&mut piece).await?;
+            if length == 0 {
+                return anyhow::Ok(());
+            }
+            answers.write_all(piece.get(..length).unwrap_or_default()).await?;
+            sent.fetch_add(length as u64, Ordering::Relaxed);
+            // The line is as slow as it is, whatever anybody waits for.
+            tokio::time::sleep(Duration::from_millis(1000 * length as u64 / bytes_per_second.max(1))).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = answer => done,
+        Err(error) = ask => Err(error.into()),
+    }
+}
