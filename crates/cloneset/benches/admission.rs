@@ -6,9 +6,10 @@ use std::sync::Arc;
 use divan::{Bencher, black_box};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use kruise_cloneset::admission::{Context, Options, TemplateCheck, handle};
+use kruise_cloneset::admission::{Context, Options, handle};
 use kruise_webhook::protection::{Protection, ProtectionLog};
 use kruise_webhook::review::{AdmissionRequest, FieldError};
+use kruise_webhook::template::TemplateCheck;
 use prometheus::Registry;
 use serde_json::{Value, json};
 

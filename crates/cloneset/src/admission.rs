@@ -1,27 +1,19 @@
 //! Defaults, validation and delete protection of CloneSets, on the raw JSON of the request's own version.
 
 mod defaults;
-mod dry_run;
 mod labels;
 mod validate;
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use kruise_api::keys::DELETE_PROTECTION;
 use kruise_webhook::protection::Protection;
-use kruise_webhook::review::{AdmissionRequest, FieldError, FieldErrorKind, Operation, Verdict, aggregate};
+use kruise_webhook::review::{AdmissionRequest, Operation, Verdict, aggregate};
+use kruise_webhook::template::{TemplateCheck, Templates};
 use serde_json::{Map, Value};
 
 pub use defaults::default;
-pub use dry_run::DryRun;
 pub use validate::{PodFacts, validate};
-
-/// Number of accepted templates that are remembered.
-const REMEMBERED: usize = 128;
-/// Templates larger than this are asked about every time, so that the memory stays small.
-const LARGEST_REMEMBERED: usize = 64 * 1024;
 
 /// The versions of CloneSet that are served.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,19 +46,6 @@ pub struct Options {
     pub delete_protection: bool,
 }
 
-/// Decides whether Kubernetes itself would accept a pod template.
-pub trait TemplateCheck: Send + Sync {
-    /// The faults of a `PodTemplateSpec`, at paths that begin with `template`.
-    ///
-    /// # Errors
-    /// An error of kind `Internal` says that the question could not be answered; all others are the user's.
-    fn check<'a>(
-        &'a self,
-        namespace: &'a str,
-        template: &'a Value,
-    ) -> BoxFuture<'a, Result<(), Vec<FieldError>>>;
-}
-
 /// Finds a pod by namespace and name.
 pub type PodLookup = Arc<dyn Fn(&str, &str) -> Option<PodFacts> + Send + Sync>;
 
@@ -74,8 +53,7 @@ pub type PodLookup = Arc<dyn Fn(&str, &str) -> Option<PodFacts> + Send + Sync>;
 pub struct Context {
     options: Options,
     pods: PodLookup,
-    templates: Arc<dyn TemplateCheck>,
-    accepted: Accepted,
+    templates: Templates,
     protection: Arc<Protection>,
 }
 
@@ -87,7 +65,7 @@ impl Context {
         templates: Arc<dyn TemplateCheck>,
         protection: Arc<Protection>,
     ) -> Self {
-        Self { options, pods, templates, accepted: Accepted::default(), protection }
+        Self { options, pods, templates: Templates::new(templates), protection }
     }
 }
 
@@ -122,18 +100,9 @@ async fn judge(request: &AdmissionRequest, version: Version, ctx: &Context) -> V
     let lookup = |name: &str| (ctx.pods)(namespace, name);
     let mut faults = validate(object, old, version, request.operation, &lookup);
     if let Some(template) = template_to_check(object, old) {
-        match ctx.check_template(namespace, &template).await {
-            Ok(()) => {}
-            Err(found) if found.iter().any(|fault| fault.kind == FieldErrorKind::Internal) => {
-                return Verdict::error(500, aggregate(found));
-            }
-            Err(found) => faults.extend(found.into_iter().map(|fault| FieldError {
-                field: match fault.field.strip_prefix("template") {
-                    Some(_) => format!("spec.{}", fault.field),
-                    None => "spec.template".to_owned(),
-                },
-                ..fault
-            })),
+        match ctx.templates.faults(namespace, &template, "spec.template").await {
+            Ok(found) => faults.extend(found),
+            Err(unanswered) => return Verdict::error(500, aggregate(unanswered)),
         }
     }
     Verdict::validated(faults)
@@ -220,41 +189,6 @@ fn claim_volume(name: &str) -> Value {
     volume.insert("name".to_owned(), Value::from(name));
     volume.insert("persistentVolumeClaim".to_owned(), Value::Object(source));
     Value::Object(volume)
-}
-
-impl Context {
-    async fn check_template(&self, namespace: &str, template: &Value) -> Result<(), Vec<FieldError>> {
-        let content = template.to_string();
-        if self.accepted.contains(&content) {
-            return Ok(());
-        }
-        self.templates.check(namespace, template).await?;
-        self.accepted.remember(content);
-        Ok(())
-    }
-}
-
-/// Templates Kubernetes accepted lately, newest last.
-///
-/// Refusals are not kept: an upgraded API server may accept tomorrow what it refuses today.
-#[derive(Default)]
-struct Accepted(Mutex<VecDeque<String>>);
-
-impl Accepted {
-    fn contains(&self, content: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|known| known == content)
-    }
-
-    fn remember(&self, content: String) {
-        if content.len() > LARGEST_REMEMBERED {
-            return;
-        }
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED {
-            known.pop_front();
-        }
-        known.push_back(content);
-    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub fn observe(
     } else {
         pods.iter()
             .filter_map(|pod| stores.nodes.get(&ObjectKey::new("", pod.node.clone()?)))
-            .map(|node| (node.key.name.clone(), node.labels.clone()))
+            .map(|node| (node.key.name.clone(), node.facts.labels.clone()))
             .collect()
     };
     Observed {

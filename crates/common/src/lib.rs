@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod counts;
+pub mod deadline;
 pub mod gates;
 pub mod go_duration;
 pub mod image_ref;
@@ -9,6 +10,7 @@ pub mod inplace;
 pub mod key;
 pub mod lifecycle;
 pub mod patch;
+pub mod placement;
 pub mod pod;
 pub mod pod_wire;
 pub mod pre_download;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::key::{ObjectKey, Uid};
+use crate::placement::Placement;
 use crate::texts::Texts;
 
 /// `status.phase`; an unknown text reads as `Unknown`.
@@ -22,6 +23,18 @@ pub enum Phase {
     Succeeded,
     /// All containers ended, one badly; also evicted pods.
     Failed,
+}
+
+/// `spec.restartPolicy`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum RestartPolicy {
+    /// Containers are started again whatever their end; also what an unknown text reads as.
+    #[default]
+    Always,
+    /// Containers that failed are started again.
+    OnFailure,
+    /// Containers that ended stay ended.
+    Never,
 }
 
 /// A reference to an owner, with the API group alone: owners of any version of a kind are the same owner.
@@ -161,6 +174,13 @@ pub struct PodView {
     pub owners: Arc<[OwnerView]>,
     /// `spec.nodeName`, once scheduled.
     pub node: Option<Arc<str>>,
+    /// The one node the pod is for, as its affinity says; `None` once it has a node.
+    pub pinned: Option<Arc<str>>,
+    /// Where else it may run, or has to stop running; of a pod that has its node without affinity. Pods of one
+    /// template share it.
+    pub placement: Arc<Placement>,
+    /// `spec.restartPolicy`.
+    pub restart_policy: RestartPolicy,
     /// `spec.readinessGates[].conditionType`.
     pub readiness_gates: Arc<[Arc<str>]>,
     /// `spec.containers`; pods of one template share them.
@@ -171,6 +191,8 @@ pub struct PodView {
     pub conditions: Box<[ConditionView]>,
     /// `status.containerStatuses`.
     pub statuses: Box<[ContainerStatusView]>,
+    /// How often init containers were restarted, all together.
+    pub init_restarts: i32,
 }
 
 impl PodView {
@@ -204,6 +226,22 @@ impl PodView {
         self.readiness_gates.iter().any(|gate| &**gate == kind)
     }
 
+    /// The node it is on or, by its affinity, on its way to.
+    pub fn node_or_pin(&self) -> Option<&Arc<str>> {
+        self.node.as_ref().or(self.pinned.as_ref())
+    }
+
+    /// How often its containers were restarted, all together.
+    pub fn restarts(&self) -> i32 {
+        let restarts = self.statuses.iter().map(|status| status.restarts);
+        restarts.fold(self.init_restarts, i32::saturating_add)
+    }
+
+    /// Succeeded or Failed.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Succeeded | Phase::Failed)
+    }
+
     /// The managing owner.
     pub fn controller(&self) -> Option<&OwnerView> {
         self.owners.iter().find(|owner| owner.controller)
@@ -211,7 +249,7 @@ impl PodView {
 
     /// Neither ended nor terminating: counts as a replica.
     pub fn is_active(&self) -> bool {
-        self.deleted.is_none() && !matches!(self.phase, Phase::Succeeded | Phase::Failed)
+        self.deleted.is_none() && !self.has_ended()
     }
 
     /// Running, and Ready is `True`.

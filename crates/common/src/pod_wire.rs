@@ -13,9 +13,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::key::{ObjectKey, Uid};
+use crate::placement::{AffinityWire, Placement, PlacementWire, TolerationWire};
 use crate::pod::{
     ConditionText, ConditionView, ContainerStatusView, ContainerView, EnvFromMetadata, OwnerView, Phase,
-    PodView, ResourcesView,
+    PodView, ResourcesView, RestartPolicy,
 };
 use crate::texts::Texts;
 
@@ -136,6 +137,14 @@ fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> 
 struct SpecWire {
     node_name: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
+    restart_policy: String,
+    #[serde(default, deserialize_with = "nullable")]
+    node_selector: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "nullable")]
+    affinity: AffinityWire,
+    #[serde(default, deserialize_with = "nullable")]
+    tolerations: Vec<TolerationWire>,
+    #[serde(default, deserialize_with = "nullable")]
     readiness_gates: Vec<GateWire>,
     #[serde(default, deserialize_with = "nullable")]
     containers: Vec<ContainerWire>,
@@ -208,6 +217,8 @@ struct StatusWire {
     conditions: Vec<ConditionWire>,
     #[serde(default, deserialize_with = "nullable")]
     container_statuses: Vec<ContainerStatusWire>,
+    #[serde(default, deserialize_with = "nullable")]
+    init_container_statuses: Vec<InitStatusWire>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -243,6 +254,14 @@ struct ContainerStatusWire {
     state: StateWire,
     #[serde(default, deserialize_with = "nullable")]
     resources: ResourcesWire,
+}
+
+/// Of init containers only the restarts are read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InitStatusWire {
+    #[serde(default, deserialize_with = "nullable")]
+    restart_count: i32,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -294,6 +313,7 @@ struct Shared {
     owners: Pool<[OwnerView]>,
     containers: Pool<[ContainerView]>,
     resources: Pool<ResourcesView>,
+    placements: Pool<Placement>,
     conditions: Pool<ConditionText>,
 }
 
@@ -305,6 +325,7 @@ impl Shared {
             owners: Pool::new(),
             containers: Pool::new(),
             resources: Pool::new(),
+            placements: Pool::new(),
             conditions: Pool::new(),
         }
     }
@@ -331,8 +352,14 @@ const UNSHARED_LABELS: [&str; 3] = [
 /// Annotations that are alike on pods which changed in the same second.
 const ALIKE_ANNOTATIONS: [&str; 2] = [keys::INPLACE_STATE, keys::LIFECYCLE_TIMESTAMP];
 
-/// Steps of a pod's start, which every pod has and no decision reads: a scheduled pod has a node.
-const UNREAD_CONDITIONS: [&str; 3] = ["Initialized", "PodReadyToStartContainers", "PodScheduled"];
+/// Steps of a pod's start, which every pod has and no decision reads.
+const UNREAD_CONDITIONS: [&str; 2] = ["Initialized", "PodReadyToStartContainers"];
+
+/// Why a pod has no node is read; that it has one, it says itself.
+fn is_read(condition: &ConditionWire) -> bool {
+    let kind = condition.kind.as_str();
+    !UNREAD_CONDITIONS.contains(&kind) && (kind != "PodScheduled" || condition.status == "False")
+}
 
 impl From<PodWire> for PodView {
     fn from(wire: PodWire) -> Self {
@@ -372,6 +399,13 @@ fn view(wire: PodWire, shared: &mut Shared) -> PodView {
             (shared.text(&key), if own { value.into() } else { shared.text(&value) })
         })
         .collect();
+    let node = spec.node_name.filter(|node| !node.is_empty()).map(|node| shared.text(&node));
+    let wire = PlacementWire {
+        node_selector: spec.node_selector,
+        affinity: spec.affinity,
+        tolerations: spec.tolerations,
+    };
+    let (placement, pinned) = Placement::of_pod(wire, node.is_some(), &mut |text| shared.text(text));
     PodView {
         key: ObjectKey {
             namespace: shared.text(meta.namespace.as_deref().unwrap_or_default()),
@@ -385,17 +419,24 @@ fn view(wire: PodWire, shared: &mut Shared) -> PodView {
         annotations,
         finalizers: shared.list(meta.finalizers.iter().flatten()),
         owners: owners_view(meta.owner_references.as_deref().unwrap_or_default(), shared),
-        node: spec.node_name.filter(|node| !node.is_empty()).map(|node| shared.text(&node)),
+        node,
+        pinned,
+        placement: shared.placements.share(placement),
+        restart_policy: restart_policy(&spec.restart_policy),
         readiness_gates: shared.list(spec.readiness_gates.iter().map(|gate| &gate.condition_type)),
         containers,
         phase: phase(&status.phase),
         conditions: status
             .conditions
             .into_iter()
-            .filter(|condition| !UNREAD_CONDITIONS.contains(&condition.kind.as_str()))
+            .filter(is_read)
             .map(|condition| condition_view(condition, shared))
             .collect(),
         statuses: status.container_statuses.into_iter().map(|status| status_view(status, shared)).collect(),
+        init_restarts: status
+            .init_container_statuses
+            .iter()
+            .fold(0, |sum, status| i32::saturating_add(sum, status.restart_count)),
     }
 }
 
@@ -407,6 +448,14 @@ fn is_kept(key: &str, updated: bool) -> bool {
             key,
             "inplace-update-state" | "inplace-update-grace" | crate::update_sort::DELETION_COST_ANNOTATION
         )
+}
+
+fn restart_policy(text: &str) -> RestartPolicy {
+    match text {
+        "Never" => RestartPolicy::Never,
+        "OnFailure" => RestartPolicy::OnFailure,
+        _ => RestartPolicy::Always,
+    }
 }
 
 fn phase(text: &str) -> Phase {
@@ -528,7 +577,12 @@ mod tests {
                 "managedFields": [{"manager": "x", "fieldsV1": {"f:metadata": {}}}],
             },
             "spec": {
-                "nodeName": "node1", "novelty": 1,
+                "nodeName": "node1", "novelty": 1, "restartPolicy": "OnFailure",
+                "nodeSelector": {"zone": "a"},
+                "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoSchedule"}],
+                "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [{"matchFields": [
+                        {"key": "metadata.name", "operator": "In", "values": ["node1"]}]}]}}},
                 "readinessGates": [{"conditionType": "InPlaceUpdateReady"}],
                 "containers": [{
                     "name": "main", "image": "nginx:1", "ports": [{"containerPort": 80}],
@@ -546,8 +600,10 @@ mod tests {
                 "phase": "Running",
                 "conditions": [
                     {"type": "Initialized", "status": "True"},
+                    {"type": "PodScheduled", "status": "True"},
                     {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-02T03:04:15Z"},
                 ],
+                "initContainerStatuses": [{"name": "init", "restartCount": 3}],
                 "containerStatuses": [{
                     "name": "main", "image": "docker.io/library/nginx:1", "imageID": "sha256:1",
                     "containerID": "containerd://1", "ready": true, "restartCount": 2,
@@ -592,6 +648,51 @@ mod tests {
         let status = &pod.statuses[0];
         assert_eq!((status.restarts, &*status.waiting, status.ready), (2, "ImagePullBackOff", true));
         assert_eq!(&*status.image_id, "sha256:1");
+        assert_eq!((pod.restart_policy, pod.restarts()), (RestartPolicy::OnFailure, 5));
+        assert_eq!((pod.node_or_pin().map(AsRef::as_ref), &pod.pinned), (Some("node1"), &None));
+    }
+
+    #[test]
+    fn a_pod_without_a_node_is_for_the_one_its_affinity_names() {
+        let with = |terms: Value| {
+            let mut pod = full();
+            pod["spec"]["nodeName"] = Value::Null;
+            pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] =
+                terms;
+            read(&pod)
+        };
+        let field = |name: &str| json!([{"key": "metadata.name", "operator": "In", "values": [name]}]);
+        let zone = json!([{"key": "zone", "operator": "In", "values": ["a"]}]);
+        let pin = |terms: Value| with(terms).pinned;
+        assert_eq!(pin(json!([{"matchFields": field("n1")}])).as_deref(), Some("n1"));
+        assert_eq!(
+            pin(json!([{"matchFields": field("n1")}, {"matchFields": field("n1")}])).as_deref(),
+            Some("n1")
+        );
+        assert_eq!(pin(json!([{"matchFields": field("n1")}, {"matchFields": field("n2")}])), None);
+        assert_eq!(pin(json!([{"matchFields": field("n1")}, {"matchExpressions": zone}])), None);
+        assert_eq!(pin(json!([])), None);
+        let two =
+            ["n1", "n2"].map(|name| with(json!([{"matchFields": field(name), "matchExpressions": zone}])));
+        assert!(Arc::ptr_eq(&two[0].placement, &two[1].placement), "they differ in their pin only");
+        let node = |zone: &str| crate::placement::NodeFacts {
+            labels: [("zone".into(), zone.into())].into(),
+            ..Default::default()
+        };
+        assert!(
+            two[0].placement.is_drawn_to("n1", &node("a")) && !two[0].placement.is_drawn_to("n1", &node("b"))
+        );
+        let bare = with(json!([{"matchFields": field("n1")}]));
+        assert!(bare.placement.is_drawn_to("n1", &node("b")), "nothing but the pin");
+    }
+
+    #[test]
+    fn why_a_pod_has_no_node_is_kept_and_that_it_has_one_is_not() {
+        for (status, kept) in [("False", true), ("True", false)] {
+            let pod = read(&json!({"status": {"conditions": [
+                {"type": "PodScheduled", "status": status, "reason": "Unschedulable"}]}}));
+            assert_eq!(pod.condition("PodScheduled").is_some(), kept, "{status}");
+        }
     }
 
     /// JSON pointers to everything in `value` that may be absent.

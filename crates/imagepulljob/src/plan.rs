@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kruise_api::imagepulljob::{ImagePullJob, ImagePullJobStatus, ImagePullJobTemplate};
+use kruise_common::deadline::until;
 
 use crate::index::Counts;
 use crate::task::{NEVER, whole_seconds};
@@ -44,13 +45,6 @@ pub fn time_left(job: &ImagePullJob, now: Timestamp) -> Option<Duration> {
     let completion = &job.spec.template.completion_policy;
     let deadline = completion.active_deadline_seconds.filter(|_| !goes_on(&job.spec.template))?;
     Some(until(started(job, now), deadline, now))
-}
-
-/// Until `seconds` after `start`; zero if that is past.
-pub fn until(start: Timestamp, seconds: i64, now: Timestamp) -> Duration {
-    let at = i128::from(start.as_second()).saturating_add(i128::from(seconds)).saturating_mul(1000);
-    let left = at.saturating_add(i128::from(start.subsec_millisecond())) - i128::from(now.as_millisecond());
-    Duration::from_millis(u64::try_from(left.max(0)).unwrap_or(u64::MAX / 2))
 }
 
 /// What to publish. `failed` names the nodes that gave up, as far as they are listed; `overdue` those that count as

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kruise_api::imagepulljob::{ImagePullJob, KIND, SandboxConfig};
 use kruise_api::nodeimage::{
     ImagePullPhase, ImageSpec, ImageTagPullPolicy, ImageTagSpec, ImageTagStatus, NodeImage, PullSecret,
 };
+pub use kruise_common::deadline::whole_seconds;
 use kruise_common::image_ref::{ImageRef, ImageRefError};
 use kruise_common::revision::fnv1;
 
@@ -212,11 +212,6 @@ pub fn status_of<'a>(node: &'a NodeImage, image: &str, tag: &str) -> Option<&'a 
     images.get(image)?.tags.iter().find(|status| status.tag == tag)
 }
 
-/// Times on the wire have no fractions.
-pub fn whole_seconds(time: Timestamp) -> Time {
-    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
-}
-
 fn missing(image: &ImageSpec, secrets: &[PullSecret]) -> Vec<PullSecret> {
     let same = |a: &PullSecret, b: &PullSecret| a.namespace == b.namespace && a.name == b.name;
     let has = |wanted: &PullSecret| image.pull_secrets.iter().flatten().any(|have| same(have, wanted));
@@ -244,6 +239,8 @@ fn int32(number: i64) -> i32 {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
 

@@ -1,23 +1,22 @@
 //! How objects are kept in stores: the values of `kruise-common`, and shapes that more than one controller reads.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kruise_api::keys;
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::{OwnerView, PodView};
 use kruise_common::revision::{Revision, orphans_of};
 use kube::Resource;
-use kube::core::PartialObjectMeta;
 
+pub use crate::nodes::NodeView;
 use crate::store::View;
 
 /// A `View` of a type with fields `key`, `uid` and `resource_version`; the last argument tells the owners.
 macro_rules! view {
     ($($kind:ident)? => $type:ty, $owners:expr) => {
-        impl$(<$kind: Send + Sync + 'static>)? View for $type {
+        impl$(<$kind: Resource + Send + Sync + 'static>)? View for $type {
             fn key(&self) -> ObjectKey {
                 self.key.clone()
             }
@@ -43,12 +42,15 @@ view!(=> PodView, |pod| pod.owners.iter().map(|owner| owner.uid.clone()).collect
 view!(=> Revision, |revision| {
     vec![revision.controller.clone().unwrap_or_else(|| orphans_of(&revision.key.namespace))]
 });
-view!(K => Whole<K>, |_| Vec::new());
+view!(K => Whole<K>, |whole| {
+    let owners = whole.object.meta().owner_references.iter().flatten();
+    owners.map(|owner| Uid::from(owner.uid.as_str())).collect()
+});
 view!(=> StoredClaim, |claim| claim.owners.iter().map(|owner| owner.uid.clone()).collect());
 view!(=> NodeView, |_| Vec::new());
 
 /// Namespace and name, identity and version of an object; `None` if the API server did not give it all of them.
-fn identity(meta: &ObjectMeta) -> Option<(ObjectKey, Uid, Arc<str>)> {
+pub(crate) fn identity(meta: &ObjectMeta) -> Option<(ObjectKey, Uid, Arc<str>)> {
     let key = ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref()?);
     Some((key, Uid::from(meta.uid.as_deref()?), Arc::from(meta.resource_version.as_deref()?)))
 }
@@ -131,33 +133,9 @@ impl StoredClaim {
     }
 }
 
-/// A Node as it is kept: its labels.
-#[derive(Clone, Debug)]
-pub struct NodeView {
-    /// Name; the namespace is empty.
-    pub key: ObjectKey,
-    /// Identity.
-    pub uid: Uid,
-    /// `metadata.resourceVersion`.
-    pub resource_version: Arc<str>,
-    /// All labels.
-    pub labels: BTreeMap<Arc<str>, Arc<str>>,
-}
-
-impl NodeView {
-    /// The view of an object from the API server; `None` if it has no name or identity.
-    pub fn of(node: PartialObjectMeta<Node>) -> Option<Self> {
-        let meta = node.metadata;
-        let (key, uid, resource_version) = identity(&meta)?;
-        let labels = meta.labels.iter().flatten();
-        let labels =
-            labels.map(|(key, value)| (Arc::from(key.as_str()), Arc::from(value.as_str()))).collect();
-        Some(Self { key, uid, resource_version, labels })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Node;
     use serde_json::json;
 
     use super::*;

@@ -16,3 +16,4 @@ pub mod review;
 pub mod route;
 pub mod server;
 pub mod sync;
+pub mod template;

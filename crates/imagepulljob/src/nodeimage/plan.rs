@@ -11,8 +11,8 @@ use kruise_api::nodeimage::{
     ImagePullPhase, ImageSpec, ImageStatus, ImageTagSpec, ImageTagStatus, NodeImage, NodeImageStatus,
     PullSecret,
 };
+use kruise_common::deadline::until;
 
-use crate::plan::until;
 use crate::stores::NodeReadiness;
 use crate::task::{status_of, whole_seconds};
 

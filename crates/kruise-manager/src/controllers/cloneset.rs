@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kruise_api::cloneset::v1beta1::CloneSet;
 use kruise_cloneset::admission;
 use kruise_cloneset::apply::Executor;
@@ -17,11 +17,12 @@ use kruise_common::key::ObjectKey;
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::Revision;
+use kruise_runtime::nodes::NodeWire;
 use kruise_runtime::watches::Watches;
 use kruise_webhook::protection::Protection;
 use kruise_webhook::review::AdmissionRequest;
 use kruise_webhook::route::Router;
-use kube::core::PartialObjectMeta;
+use kruise_webhook::template::DryRun;
 use prometheus::{IntCounterVec, Opts};
 
 use crate::parts::Parts;
@@ -42,7 +43,7 @@ fn stores(watches: &Watches) -> Stores {
         pods: watches.namespaced(|pod: PodWire| Some(PodView::from(pod))),
         claims: watches.namespaced(|claim: PersistentVolumeClaim| StoredClaim::of(claim)),
         revisions: watches.namespaced(|revision: ControllerRevision| Revision::parse(&revision)),
-        nodes: watches.cluster(|node: PartialObjectMeta<Node>| NodeView::of(node)),
+        nodes: watches.cluster(|node: NodeWire| NodeView::of(node)),
     }
 }
 
@@ -113,7 +114,7 @@ pub(crate) fn admission(router: Router, parts: &Parts, protection: Arc<Protectio
             controller_uid: pod.controller().map(|owner| owner.uid.to_string()),
         })
     };
-    let templates = Arc::new(admission::DryRun::new(parts.client.clone()));
+    let templates = Arc::new(DryRun::new(parts.client.clone()));
     let context = Arc::new(admission::Context::new(options, Arc::new(lookup), templates, protection));
     let handler = |mutating: bool| {
         let context = Arc::clone(&context);

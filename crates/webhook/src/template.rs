@@ -1,18 +1,104 @@
 //! Asks the API server about a pod template: a dry-run create of a core/v1 `PodTemplate` stores nothing and runs
 //! Kubernetes' own validation of the cluster's version.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kruise_webhook::review::{FieldError, FieldErrorKind};
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::core::{ApiResource, GroupVersionKind, Status};
 use serde_json::{Map, Value};
 
-use super::TemplateCheck;
+use crate::review::{FieldError, FieldErrorKind};
 
 /// Well below the ten seconds the API server waits for a webhook, so that the user sees the reason.
 const PATIENCE: Duration = Duration::from_secs(7);
+/// Number of accepted templates that are remembered.
+const REMEMBERED: usize = 128;
+/// Templates larger than this are asked about every time, so that the memory stays small.
+const LARGEST_REMEMBERED: usize = 64 * 1024;
+
+/// Decides whether Kubernetes itself would accept a pod template.
+pub trait TemplateCheck: Send + Sync {
+    /// The faults of a `PodTemplateSpec`, at paths that begin with `template`.
+    ///
+    /// # Errors
+    /// An error of kind `Internal` says that the question could not be answered; all others are the user's.
+    fn check<'a>(
+        &'a self,
+        namespace: &'a str,
+        template: &'a Value,
+    ) -> BoxFuture<'a, Result<(), Vec<FieldError>>>;
+}
+
+/// Asks about each template once.
+pub struct Templates {
+    check: Arc<dyn TemplateCheck>,
+    accepted: Accepted,
+}
+
+impl Templates {
+    /// Nothing is known yet.
+    pub fn new(check: Arc<dyn TemplateCheck>) -> Self {
+        Self { check, accepted: Accepted::default() }
+    }
+
+    /// The faults of the template that stands at `path`, such as `spec.template`.
+    ///
+    /// # Errors
+    /// The message of a question that could not be answered, for an answer with code 500.
+    pub async fn faults(
+        &self,
+        namespace: &str,
+        template: &Value,
+        path: &str,
+    ) -> Result<Vec<FieldError>, Vec<FieldError>> {
+        let content = template.to_string();
+        if self.accepted.contains(&content) {
+            return Ok(Vec::new());
+        }
+        match self.check.check(namespace, template).await {
+            Ok(()) => {
+                self.accepted.remember(content);
+                Ok(Vec::new())
+            }
+            Err(found) if found.iter().any(|fault| fault.kind == FieldErrorKind::Internal) => Err(found),
+            Err(found) => Ok(found.into_iter().map(|fault| moved(fault, path)).collect()),
+        }
+    }
+}
+
+fn moved(fault: FieldError, path: &str) -> FieldError {
+    let field = match fault.field.strip_prefix("template") {
+        Some(rest) => format!("{path}{rest}"),
+        None => path.to_owned(),
+    };
+    FieldError { field, ..fault }
+}
+
+/// Templates Kubernetes accepted lately, newest last.
+///
+/// Refusals are not kept: an upgraded API server may accept tomorrow what it refuses today.
+#[derive(Default)]
+struct Accepted(Mutex<VecDeque<String>>);
+
+impl Accepted {
+    fn contains(&self, content: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|known| known == content)
+    }
+
+    fn remember(&self, content: String) {
+        if content.len() > LARGEST_REMEMBERED {
+            return;
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED {
+            known.pop_front();
+        }
+        known.push_back(content);
+    }
+}
 
 /// Kubernetes' own opinion on templates.
 pub struct DryRun {
@@ -20,7 +106,7 @@ pub struct DryRun {
 }
 
 impl DryRun {
-    /// Needs the right to create `podtemplates` in every namespace with CloneSets.
+    /// Needs the right to create `podtemplates` in every namespace with workloads.
     pub fn new(client: kube::Client) -> Self {
         Self { client }
     }
@@ -58,7 +144,7 @@ fn candidate(resource: &ApiResource, template: &Value) -> DynamicObject {
     fields.insert("template".to_owned(), template.clone());
     let mut object = DynamicObject::new("", resource).data(Value::Object(fields));
     object.metadata.name = None;
-    object.metadata.generate_name = Some("cloneset-".to_owned());
+    object.metadata.generate_name = Some("kruise-".to_owned());
     object
 }
 
@@ -155,8 +241,19 @@ mod tests {
         let template = json!({ "spec": { "notInventedYet": [1] } });
         assert_eq!(
             serde_json::to_value(candidate(&resource, &template)).unwrap(),
-            json!({ "apiVersion": "v1", "kind": "PodTemplate", "metadata": { "generateName": "cloneset-" },
+            json!({ "apiVersion": "v1", "kind": "PodTemplate", "metadata": { "generateName": "kruise-" },
                 "template": template })
         );
+    }
+
+    #[test]
+    fn the_memory_of_accepted_templates_is_bounded() {
+        let accepted = Accepted::default();
+        for index in 0..=REMEMBERED {
+            accepted.remember(index.to_string());
+        }
+        assert!(!accepted.contains("0") && accepted.contains("1"));
+        accepted.remember("x".repeat(LARGEST_REMEMBERED + 1));
+        assert_eq!(accepted.0.lock().unwrap().len(), REMEMBERED);
     }
 }

@@ -1,0 +1,118 @@
+//! Requests of controllers to the API server, and what their failures mean.
+
+use kruise_common::key::ObjectKey;
+use kube::api::{DeleteParams, Preconditions};
+use serde::Serialize;
+
+use crate::client::is_namespace_terminating;
+
+/// Why something was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object changed or was replaced after it was read: decide again.
+    #[error("{0} changed after it was read")]
+    Conflict(ObjectKey),
+    /// The namespace is being deleted, and everything in it.
+    #[error("{0} is not written: its namespace is being deleted")]
+    NamespaceGone(ObjectKey),
+    /// The API server refused, or did not answer.
+    #[error("cannot write {key}: {source}")]
+    Api {
+        /// What was to be written.
+        key: ObjectKey,
+        /// The cause.
+        source: Box<kube::Error>,
+    },
+}
+
+impl Error {
+    /// What the API server said, in its own words if it said something: for users, who know what was to be written.
+    pub fn said(&self) -> String {
+        match self {
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status) => status.message.clone(),
+                other => other.to_string(),
+            },
+            other => other.to_string(),
+        }
+    }
+}
+
+/// What a failed request means.
+pub fn failure(key: &ObjectKey, error: kube::Error) -> Error {
+    if is_code(&error, 409) && !is_reason(&error, "AlreadyExists") {
+        Error::Conflict(key.clone())
+    } else if is_namespace_terminating(&error) {
+        Error::NamespaceGone(key.clone())
+    } else {
+        Error::Api { key: key.clone(), source: Box::new(error) }
+    }
+}
+
+/// True if the API server answered with this code.
+pub fn is_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+/// True if a JSON patch was refused because the object is not what it was when it was read. The API server says so in the
+/// same words whatever did not fit; refusals of what was to be written name the field.
+pub fn is_outdated(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    status.code == 409
+        || (status.code == 422 && status.message.starts_with("the server rejected our request"))
+}
+
+/// True if the API server gave this reason.
+pub fn is_reason(error: &kube::Error, reason: &str) -> bool {
+    matches!(error, kube::Error::Api(status) if status.reason == reason)
+}
+
+/// Deletes the object of this identity only, and, if given, of this version only.
+pub fn only(uid: &str, resource_version: Option<&str>) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: resource_version.map(str::to_owned),
+        }),
+        ..DeleteParams::default()
+    }
+}
+
+/// A merge patch for the object of one identity.
+#[derive(Debug, Serialize)]
+pub struct StatusPatch<'a, S> {
+    /// Whose it is.
+    pub metadata: Guard<'a>,
+    /// The status.
+    pub status: S,
+}
+
+/// The identity, and if need be the version, a patch is meant for.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Guard<'a> {
+    /// `metadata.uid`.
+    pub uid: &'a str,
+    /// `metadata.resourceVersion`; absent for any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<&'a str>,
+}
+
+/// A merge patch of metadata.
+#[derive(Debug, Serialize)]
+pub struct MetadataPatch<M> {
+    /// What is patched.
+    pub metadata: M,
+}
+
+/// A merge patch of finalizers, for one version of the object.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finalizers<'a> {
+    /// `metadata.uid`.
+    pub uid: &'a str,
+    /// `metadata.resourceVersion`.
+    pub resource_version: &'a str,
+    /// All that shall be left.
+    pub finalizers: Vec<&'a str>,
+}
