@@ -3,14 +3,16 @@
 use serde_json::Value;
 
 use crate::{
-    V1ALPHA1, V1BETA1, cloneset, containerrecreaterequest, imagelistpulljob, imagepulljob, nodeimage,
+    V1ALPHA1, V1BETA1, broadcastjob, cloneset, containerrecreaterequest, imagelistpulljob, imagepulljob,
+    nodeimage,
 };
 
 /// Rewrites an object of one version as another.
 type Rewrite = fn(Value) -> Result<Value, ConversionError>;
 
 /// Every kind, with its way to v1beta1 and its way back; none where both versions have one shape.
-const KINDS: [(&str, Option<(Rewrite, Rewrite)>); 5] = [
+const KINDS: [(&str, Option<(Rewrite, Rewrite)>); 6] = [
+    (broadcastjob::KIND, None),
     (cloneset::KIND, Some((cloneset::conversion::to_v1beta1, cloneset::conversion::to_v1alpha1))),
     (
         containerrecreaterequest::KIND,
@@ -114,7 +116,7 @@ mod tests {
 
     #[test]
     fn kinds_of_one_shape_only_change_their_version() {
-        for kind in ["ImagePullJob", "ImageListPullJob", "NodeImage"] {
+        for kind in ["BroadcastJob", "ImagePullJob", "ImageListPullJob", "NodeImage"] {
             let object = json!({"apiVersion": "apps.kruise.io/v1alpha1", "kind": kind, "spec": {"x": [1]}});
             let hub = convert(object.clone(), "apps.kruise.io/v1beta1").unwrap();
             assert_eq!(

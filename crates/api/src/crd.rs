@@ -7,7 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use crate::{cloneset, containerrecreaterequest, imagelistpulljob, imagepulljob, nodeimage};
+use crate::{broadcastjob, cloneset, containerrecreaterequest, imagelistpulljob, imagepulljob, nodeimage};
 
 /// Namespace of the webhook service, as installed by default.
 pub const WEBHOOK_NAMESPACE: &str = "kruise-system";
@@ -18,7 +18,14 @@ pub const CONVERSION_PATH: &str = "/convert";
 
 /// Every CustomResourceDefinition this build knows.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![clonesets(), imagepulljobs(), imagelistpulljobs(), nodeimages(), containerrecreaterequests()]
+    vec![
+        clonesets(),
+        imagepulljobs(),
+        imagelistpulljobs(),
+        nodeimages(),
+        containerrecreaterequests(),
+        broadcastjobs(),
+    ]
 }
 
 /// The definition of ImagePullJob: both versions have one schema, so nothing is converted.
@@ -83,6 +90,18 @@ pub fn containerrecreaterequests() -> CustomResourceDefinition {
     });
     crd.spec.conversion = Some(by_webhook());
     crd
+}
+
+/// The definition of BroadcastJob: both versions have one schema, so nothing is converted.
+pub fn broadcastjobs() -> CustomResourceDefinition {
+    let columns = [
+        ("Desired", "integer", ".status.desired", "Number of nodes that should have run the pod in the end."),
+        ("Active", "integer", ".status.active", "Number of pods that run or are about to."),
+        ("Succeeded", "integer", ".status.succeeded", "Number of pods that ended well."),
+        ("Failed", "integer", ".status.failed", "Number of pods that failed."),
+        ("AGE", "date", ".metadata.creationTimestamp", "Time since the job was created."),
+    ];
+    with_v1alpha1(broadcastjob::BroadcastJob::crd(), &columns, |_| {})
 }
 
 /// The definition of CloneSet: v1beta1 is stored, v1alpha1 is converted by the webhook.
@@ -519,5 +538,25 @@ mod tests {
         assert!(alpha["status"]["properties"].get("containerStatusSnapshot").is_none());
         assert_eq!(manifest["spec"]["conversion"]["strategy"], "Webhook");
         assert_eq!(manifest["spec"]["names"]["shortNames"], json!(["crr"]));
+    }
+
+    #[test]
+    fn broadcast_jobs_require_nothing_but_a_template_that_the_schema_leaves_alone() {
+        for version in ["v1beta1", "v1alpha1"] {
+            let (schema, manifest) = served(broadcastjobs(), version);
+            assert_eq!(schema["spec"]["required"], json!(["template"]));
+            let template = &schema["spec"]["properties"]["template"];
+            assert_eq!(template["x-kubernetes-preserve-unknown-fields"], true);
+            assert!(template.get("properties").is_none());
+            assert_eq!(schema["spec"]["properties"]["parallelism"]["x-kubernetes-int-or-string"], true);
+            assert_eq!(schema["status"].get("required"), None);
+            assert_eq!(manifest["spec"].get("conversion"), None);
+            assert_eq!(manifest["spec"]["names"]["shortNames"], json!(["bcj"]));
+        }
+        let columns = "Desired Active Succeeded Failed AGE";
+        assert_eq!(
+            columns_of(broadcastjobs()),
+            [format!("v1beta1 {columns}"), format!("v1alpha1 {columns}")]
+        );
     }
 }

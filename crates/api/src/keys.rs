@@ -157,6 +157,11 @@ pub const DAEMON_CONFIG_NAMESPACE: &str = "kruise-daemon-config";
 /// Process environment: the node the agent runs on.
 pub const ENV_NODE_NAME: &str = "NODE_NAME";
 
+/// Pod label: name of the BroadcastJob it belongs to.
+pub const BROADCASTJOB_NAME: &str = "broadcastjob-name";
+/// Pod label: UID of the BroadcastJob it belongs to.
+pub const BROADCASTJOB_UID: &str = "broadcastjob-controller-uid";
+
 /// ContainerRecreateRequest label: UID of the pod.
 pub const CRR_POD_UID: &str = "crr.apps.kruise.io/pod-uid";
 /// ContainerRecreateRequest label: the pod's node.

@@ -45,6 +45,13 @@ pub struct Flags {
     /// Which controllers run: names, "*" for all, "-name" to leave one out.
     #[arg(long, default_value = "*", allow_hyphen_values = true)]
     pub controllers: String,
+    /// Parallel reconciles of BroadcastJobs.
+    #[arg(long, default_value_t = 3)]
+    pub broadcastjob_workers: usize,
+    /// Leave it to the scheduler to bind the pods of BroadcastJobs to the nodes they are for, by their affinity; off, they
+    /// are bound when they are created.
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub assign_bcj_pods_by_scheduler: bool,
     /// Parallel reconciles of CloneSets.
     #[arg(long, default_value_t = 3)]
     pub cloneset_workers: usize,
@@ -127,13 +134,9 @@ pub struct Accepted {
     #[arg(long, hide = true)]
     ws_enabled_versioned_status: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    assign_bcj_pods_by_scheduler: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     assign_pods_by_scheduler: Option<String>,
     #[arg(long, hide = true)]
     advancedcronjob_workers: Option<usize>,
-    #[arg(long, hide = true)]
-    broadcastjob_workers: Option<usize>,
     #[arg(long, hide = true)]
     daemonset_workers: Option<usize>,
     #[arg(long, hide = true)]
@@ -218,6 +221,7 @@ mod tests {
         assert_eq!(flags.rate_limiter_base_delay, Duration::from_millis(5));
         assert!(flags.enable_leader_election);
         assert_eq!((flags.imagepulljob_workers, flags.nodeimage_workers), (3, 3));
+        assert!(flags.broadcastjob_workers == 3 && flags.assign_bcj_pods_by_scheduler);
         assert_eq!(flags.nodeimage_creation_delay, Duration::from_secs(30));
         assert_eq!(flags.default_ttlseconds_for_always_nodeimage, 300);
     }

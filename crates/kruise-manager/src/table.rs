@@ -20,6 +20,7 @@ const SLOW_START: Duration = Duration::from_secs(30);
 
 /// Every controller that is built.
 const TABLE: &[Entry] = &[
+    controllers::broadcastjob::ENTRY,
     controllers::cloneset::ENTRY,
     controllers::images::JOBS,
     controllers::images::LISTS,
@@ -60,6 +61,7 @@ pub(crate) fn admission(parts: &Parts) -> anyhow::Result<Router> {
         kruise_api::conversion::convert(object, version).map_err(|error| error.to_string())
     });
     let router = controllers::cloneset::admission(router, parts, protection);
+    let router = controllers::broadcastjob::admission(router, parts);
     let router = controllers::images::admission(router, parts);
     Ok(controllers::recreate::admission(router, parts))
 }

@@ -118,6 +118,28 @@ pub const ENTRIES: &[Entry] = &[
     },
     Entry {
         configuration: Configuration::Mutating,
+        name: "mbroadcastjob.kb.io",
+        path: "/mutate-apps-kruise-io-broadcastjob",
+        rules: &[Rule {
+            group: "apps.kruise.io",
+            versions: BOTH,
+            resources: &["broadcastjobs"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+    },
+    Entry {
+        configuration: Configuration::Validating,
+        name: "vbroadcastjob.kb.io",
+        path: "/validate-apps-kruise-io-broadcastjob",
+        rules: &[Rule {
+            group: "apps.kruise.io",
+            versions: BOTH,
+            resources: &["broadcastjobs"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+    },
+    Entry {
+        configuration: Configuration::Mutating,
         name: "mimagepulljob-v1beta1.kb.io",
         path: "/mutate-apps-kruise-io-imagepulljob",
         rules: &[Rule {

@@ -1,5 +1,6 @@
 //! One file per controller: how its crate is put on the shared parts.
 
+pub(crate) mod broadcastjob;
 pub(crate) mod cloneset;
 pub(crate) mod images;
 pub(crate) mod recreate;
