@@ -480,6 +480,15 @@ fn a_job_that_is_over_is_left_alone_until_its_time_has_come() {
 }
 
 #[test]
+fn a_completed_job_serves_again_once_it_is_never_to_complete() {
+    let mut world = World::new(json!({}), 2).pod("n0", phase("Succeeded")).over(COMPLETE, 80);
+    assert!(world.plan().actions.is_empty());
+    world.0.settings.completion = Completion::Never;
+    assert_eq!((world.plan().phase, steps(&world.plan()).0), (Phase::Running, vec!["n1".to_owned()]));
+    assert_eq!(turn(&world.0, Phase::Running), None, "it was not paused");
+}
+
+#[test]
 fn a_job_that_is_being_deleted_is_left_to_the_garbage_collector() {
     let mut world = World::new(json!({}), 2).pod("n0", json!({}));
     world.0.terminating = true;

@@ -101,6 +101,29 @@ async fn a_name_that_a_stranger_has_taken_is_passed_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pods_that_openkruise_made_are_taken_over_without_a_write() {
+    let world = World::new(2).await;
+    let made = world.create(json!({"paused": true, "completionPolicy": {"type": "Never"}})).await;
+    for (name, node) in [("warm-x7k2p", "node-0"), ("warm-9qqzv", "node-1")] {
+        let only = json!([{"key": "metadata.name", "operator": "In", "values": [node]}]);
+        let pod = json!({
+            "metadata": {"name": name, "generateName": "warm-",
+                "labels": {"broadcastjob-name": "warm", "broadcastjob-controller-uid": made.uid()},
+                "ownerReferences": [{"apiVersion": "apps.kruise.io/v1alpha1", "kind": "BroadcastJob", "name": "warm",
+                    "uid": made.uid(), "controller": true, "blockOwnerDeletion": true}]},
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x:1", "command": ["sleep", "60"]}],
+                "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [{"matchFields": only}]}}}}});
+        world.pod_api().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    }
+    world.change(json!({"paused": false})).await;
+    world.until("both are counted", async || world.counts().await == (2, 0, 0, 2)).await;
+    world.until("both are done", async || world.counts().await == (0, 2, 0, 2)).await;
+    assert_eq!(world.writes("pods"), 0);
+    assert_eq!(world.pods().await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deletion_of_a_finished_job_that_fails_is_tried_again() {
     let failing = first(3);
     let world = World::faulty(1, move |request| {
