@@ -100,13 +100,13 @@ gates! {
 }
 
 /// Names that documentation once used, and the gates they mean.
-const ALIASES: &[(&str, Gate)] = &[
+pub const ALIASES: &[(&str, Gate)] = &[
     ("EnhancedLivenessProbeGate", Gate::EnhancedLivenessProbe),
     ("ForceDeleteTimeoutExpectationFeatureGate", Gate::ForceDeleteTimeoutExpectationGate),
 ];
 
 /// What follows from gates being on or off, in the order in which it is applied.
-const DEPENDENCIES: &[Dependency] = &[
+pub const DEPENDENCIES: &[Dependency] = &[
     Dependency {
         when: &[Gate::PodWebhook],
         is: false,
@@ -151,11 +151,16 @@ const DEPENDENCIES: &[Dependency] = &[
 ];
 
 /// "If any of `when` is `is`, all of `then` become `becomes`".
-struct Dependency {
-    when: &'static [Gate],
-    is: bool,
-    then: &'static [Gate],
-    becomes: bool,
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Dependency {
+    /// The gates of which one is enough.
+    pub when: &'static [Gate],
+    /// The value of that one.
+    pub is: bool,
+    /// The gates that follow.
+    pub then: &'static [Gate],
+    /// Their value then.
+    pub becomes: bool,
 }
 
 /// The value of every gate. Small and `Copy`: hand it around by value.

@@ -3,6 +3,7 @@
 //! The binary adds what belongs to a process of its own: the command line, signals, logging. Others, such as the
 //! sandbox, run the same manager inside theirs.
 
+pub mod catalogue;
 mod controllers;
 mod election;
 pub mod flags;

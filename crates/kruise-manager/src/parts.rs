@@ -13,6 +13,7 @@ use kruise_runtime::watches::Watches;
 use tokio::sync::watch;
 
 use crate::flags::Flags;
+use crate::selection::Selection;
 
 /// Tells the time.
 pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -27,6 +28,8 @@ pub(crate) struct Parts {
     pub(crate) events: EventRecorder,
     /// What is on.
     pub(crate) gates: FeatureGates,
+    /// The controllers that shall run.
+    pub(crate) controllers: Selection,
     /// Settings.
     pub(crate) flags: Flags,
     /// False on an API server before Kubernetes 1.32: it has no `pods/resize`.

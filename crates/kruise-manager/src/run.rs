@@ -80,7 +80,8 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
         ("event writer", Ok(()))
     });
     let serves_resize = serves_resize(&client).await;
-    let parts = Parts { client, watches, events, gates, flags, serves_resize, clock, metrics, seed };
+    let parts =
+        Parts { client, watches, events, gates, controllers, flags, serves_resize, clock, metrics, seed };
 
     // Admission and conversion, in every replica.
     let admission = table::admission(&parts)?;
@@ -91,10 +92,10 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
             let listener = TcpListener::bind(("::", port))
                 .await
                 .with_context(|| format!("cannot listen on webhook port {port}"))?;
-            serve_webhooks(&mut tasks, admission, options, listener, &parts, &servers_stop)?
+            serve_webhooks(&mut tasks, admission, (options, listener), &parts, (&servers_stop, &going))?
         }
         Webhooks::ServeOn(options, listener) => {
-            serve_webhooks(&mut tasks, admission, options, listener, &parts, &servers_stop)?
+            serve_webhooks(&mut tasks, admission, (options, listener), &parts, (&servers_stop, &going))?
         }
         Webhooks::HandOver(take) => {
             take(admission);
@@ -114,7 +115,7 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     let (stop_controllers, controllers_stop) = watch::channel(false);
     let leading = elect(&mut tasks, &parts, election_stop)?;
     let mut running = JoinSet::new();
-    for controller in table::controllers(&parts, &controllers, &leading, &controllers_stop)? {
+    for controller in table::controllers(&parts, &leading, &controllers_stop)? {
         running.spawn(controller);
     }
 
@@ -150,14 +151,13 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
 fn serve_webhooks(
     tasks: &mut Tasks,
     admission: Router,
-    mut options: WebhookOptions,
-    listener: TcpListener,
+    (mut options, listener): (WebhookOptions, TcpListener),
     parts: &Parts,
-    stop: &watch::Receiver<bool>,
+    (stop, going): (&watch::Receiver<bool>, &watch::Receiver<bool>),
 ) -> anyhow::Result<watch::Receiver<bool>> {
     options.external_certs = parts.gates.enabled(Gate::EnableExternalCerts);
     let certificate = Arc::new(CertStore::new());
-    let paths: Vec<String> = admission.routes.iter().map(|route| route.path.clone()).collect();
+    let paths = table::published(&admission, &parts.controllers);
     let (sync, ready) = Syncer::new(
         parts.client.clone(),
         options,
@@ -167,7 +167,8 @@ fn serve_webhooks(
     );
     let sync = sync.with_metrics(parts.metrics.registry())?;
     let server = Server::new(admission, certificate, parts.metrics.registry(), Limits::default())?;
-    let (server_stop, sync_stop) = (stop.clone(), stop.clone());
+    // Whoever goes repairs nothing any more: what is missing may be going as well, and for good.
+    let (server_stop, sync_stop) = (stop.clone(), going.clone());
     tasks.spawn(
         async move { ("webhook server", server.serve(listener, server_stop).await.map_err(Into::into)) },
     );

@@ -30,11 +30,14 @@ pub const NAMES: [&str; 21] = [
 ];
 
 /// A second name of a controller.
-const ALIAS: (&str, &str) = ("containerrecreaterequest", "crr");
+pub const ALIAS: (&str, &str) = ("containerrecreaterequest", "crr");
 
-/// Pairs of controllers of which the first does nothing useful without the second.
-const NEEDS: [(&str, &str); 3] =
-    [("imagelistpulljob", "imagepulljob"), ("sidecarterminator", "crr"), ("podprobemarker", "nodepodprobe")];
+/// Pairs of controllers of which the first, which runs with that gate only, does nothing useful without the second.
+pub const NEEDS: [(&str, &str, Gate); 3] = [
+    ("imagelistpulljob", "imagepulljob", Gate::ImagePullJobGate),
+    ("sidecarterminator", "crr", Gate::SidecarTerminator),
+    ("podprobemarker", "nodepodprobe", Gate::PodProbeMarkerGate),
+];
 
 /// Why a list cannot be carried out.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -92,8 +95,8 @@ impl Selection {
     /// # Errors
     /// The first contradiction.
     pub fn check(&self, gates: FeatureGates) -> Result<(), SelectionError> {
-        for (name, needed) in NEEDS {
-            if self.is_on(name) && !self.is_on(needed) {
+        for (name, needed, gate) in NEEDS {
+            if gates.enabled(gate) && self.is_on(name) && !self.is_on(needed) {
                 return Err(SelectionError::Needs(name, needed));
             }
         }
@@ -135,12 +138,15 @@ mod tests {
         let defaults = FeatureGates::defaults();
         assert_eq!(check("*", defaults), Ok(()));
         assert_eq!(check("cloneset", defaults), Ok(()));
+        assert_eq!(check("*,-imagepulljob", defaults), Ok(()), "its gate is off");
+        assert_eq!(check("*,-crr", defaults), Ok(()), "the gate of sidecarterminator is off");
+        let on = defaults.with(Gate::ImagePullJobGate, true).with(Gate::SidecarTerminator, true);
         for (list, first, second) in [
             ("*,-imagepulljob", "imagelistpulljob", "imagepulljob"),
             ("sidecarterminator", "sidecarterminator", "crr"),
             ("podprobemarker", "podprobemarker", "nodepodprobe"),
         ] {
-            assert_eq!(check(list, defaults), Err(SelectionError::Needs(first, second)), "{list}");
+            assert_eq!(check(list, on), Err(SelectionError::Needs(first, second)), "{list}");
         }
         let gates = defaults.with(Gate::PreDownloadImageForInPlaceUpdate, true);
         assert_eq!(check("*", gates), Ok(()));

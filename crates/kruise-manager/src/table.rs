@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use kruise_common::gates::Gate;
 use kruise_runtime::watches::Served;
+use kruise_webhook::configure::{self, Rule};
 use kruise_webhook::protection::{Protection, ProtectionLog};
 use kruise_webhook::route::Router;
 use prometheus::{IntGaugeVec, Opts, Registry};
@@ -19,7 +20,7 @@ use crate::selection::Selection;
 const SLOW_START: Duration = Duration::from_secs(30);
 
 /// Every controller that is built.
-const TABLE: &[Entry] = &[
+pub(crate) const TABLE: &[Entry] = &[
     controllers::broadcastjob::ENTRY,
     controllers::cloneset::ENTRY,
     controllers::images::JOBS,
@@ -66,6 +67,22 @@ pub(crate) fn admission(parts: &Parts) -> anyhow::Result<Router> {
     Ok(controllers::recreate::admission(router, parts))
 }
 
+/// The paths to make known to the API server: all that are served, but those of kinds whose controller `--controllers`
+/// leaves out. Nobody would act on such objects, so nothing of theirs should depend on this process being there.
+pub(crate) fn published(router: &Router, selection: &Selection) -> Vec<String> {
+    let off = |definition: &str| {
+        TABLE.iter().any(|entry| entry.definition == Some(definition) && !selection.is_on(entry.flag))
+    };
+    let nobody =
+        |rule: &Rule| rule.resources.iter().all(|resource| off(&format!("{resource}.{}", rule.group)));
+    let unwanted = |path: &str| {
+        let mut entries = configure::ENTRIES.iter().filter(|entry| entry.path == path).peekable();
+        entries.peek().is_some() && entries.all(|entry| entry.rules.iter().all(nobody))
+    };
+    let paths = router.routes.iter().map(|route| route.path.clone());
+    paths.filter(|path| !unwanted(path)).collect()
+}
+
 /// Shows which controllers run, and why others do not.
 #[derive(Clone)]
 struct State {
@@ -102,12 +119,11 @@ impl State {
 /// A controller cannot be put together.
 pub(crate) fn controllers(
     parts: &Parts,
-    selection: &Selection,
     leading: &watch::Receiver<bool>,
     stop: &watch::Receiver<bool>,
 ) -> anyhow::Result<Vec<BoxFuture<'static, ()>>> {
     let state = State::register(parts.metrics.registry())?;
-    let mut running = Vec::new();
+    let (mut running, selection) = (Vec::new(), &parts.controllers);
     for entry in TABLE {
         state.running(entry.name, false);
         let gate = entry.gates.iter().find(|gate| !parts.gates.enabled(**gate));
@@ -183,4 +199,34 @@ async fn follow(entry: &Entry, state: &State, mut served: Served) {
         state.running(entry.name, !missing);
     }
     std::future::pending::<()>().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use kruise_webhook::review::{AdmissionRequest, Verdict};
+
+    use super::*;
+
+    fn paths(controllers: &str) -> Vec<String> {
+        let answer = |_: AdmissionRequest| -> BoxFuture<'static, Verdict> { unreachable!("nobody asks") };
+        let mut router = Router::new().route("/not-in-the-table", answer);
+        for entry in configure::ENTRIES {
+            router = router.route(entry.path, answer);
+        }
+        published(&router, &Selection::parse(controllers).unwrap())
+    }
+
+    #[test]
+    fn webhooks_of_controllers_that_are_off_are_not_published() {
+        let all = paths("*");
+        assert_eq!(all.len(), configure::ENTRIES.len() + 1);
+        let without = paths("*,-cloneset");
+        let gone: Vec<_> = all.iter().filter(|path| !without.contains(path)).collect();
+        assert_eq!(gone, ["/mutate-apps-kruise-io-cloneset", "/validate-apps-kruise-io-cloneset"]);
+    }
+
+    #[test]
+    fn what_is_no_kind_of_a_controller_is_always_published() {
+        assert_eq!(paths(""), ["/not-in-the-table"]);
+    }
 }
