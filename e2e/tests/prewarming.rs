@@ -284,7 +284,8 @@ async fn with_the_policy_an_agent_may_write_about_its_own_node_only() -> Result<
     let as_agent: Api<DynamicObject> =
         Api::all_with(kube::Client::try_from(config)?, &kind("NodeImage", "nodeimages"));
     let try_only = PatchParams { dry_run: true, ..PatchParams::default() };
-    let status = Patch::Merge(json!({"status": {"waiting": 7}}));
+    let status = json!({"desired": 0, "succeeded": 0, "failed": 0, "pulling": 0, "waiting": 7});
+    let status = Patch::Merge(json!({"status": status}));
     let result = async {
         seen("others are out of reach", SOON, async || {
             let error = as_agent.patch_status(&other, &try_only, &status).await.err();
