@@ -6,7 +6,7 @@ use http::Request;
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{HTTPGetAction, LifecycleHandler, ObjectReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kruise_runtime::events::{EventRecorder, EventType};
 use kube::Api;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::cri::discover::Runtimes;
 use crate::cri::messages::ContainerState;
 use crate::cri::{Cri, CriError};
+use crate::wire::{StoppableContainer, StoppablePod};
 
 /// Seconds a container is given when nobody says how many.
 pub(crate) const DEFAULT_GRACE: u64 = 30;
@@ -30,7 +31,7 @@ pub(crate) struct Kill<'a> {
     /// Name of the container in its pod.
     pub(crate) name: &'a str,
     /// The pod, freshly read: hooks are taken from it and from nowhere else.
-    pub(crate) pod: &'a Pod,
+    pub(crate) pod: &'a StoppablePod,
     /// How long hook and end may take together.
     pub(crate) grace: Duration,
     /// What the event says.
@@ -43,8 +44,8 @@ pub(crate) async fn read_pod(
     namespace: &str,
     name: &str,
     uid: &str,
-) -> kube::Result<Option<Pod>> {
-    let pod = Api::<Pod>::namespaced(client.clone(), namespace).get_opt(name).await?;
+) -> kube::Result<Option<StoppablePod>> {
+    let pod = Api::<StoppablePod>::namespaced(client.clone(), namespace).get_opt(name).await?;
     Ok(pod.filter(|pod| pod.metadata.uid.as_deref() == Some(uid)))
 }
 
@@ -84,12 +85,12 @@ pub(crate) async fn kill(kill: &Kill<'_>, events: &EventRecorder) -> Result<(), 
     }
 }
 
-fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    pod.spec.as_ref()?.containers.iter().find(|container| container.name == name)
+fn container<'a>(pod: &'a StoppablePod, name: &str) -> Option<&'a StoppableContainer> {
+    pod.spec.containers.iter().find(|container| container.name == name)
 }
 
 /// A container of a pod, as events name it.
-fn about(pod: &Pod, container: &str) -> ObjectReference {
+fn about(pod: &StoppablePod, container: &str) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Pod".to_owned()),
@@ -101,7 +102,11 @@ fn about(pod: &Pod, container: &str) -> ObjectReference {
     }
 }
 
-async fn run_hook(kill: &Kill<'_>, hook: &LifecycleHandler, container: &Container) -> Result<(), String> {
+async fn run_hook(
+    kill: &Kill<'_>,
+    hook: &LifecycleHandler,
+    container: &StoppableContainer,
+) -> Result<(), String> {
     if let Some(exec) = &hook.exec {
         let command = exec.command.clone().unwrap_or_default();
         let done = kill.cri.exec(kill.id, command, kill.grace).await.map_err(|error| error.to_string())?;
@@ -123,8 +128,12 @@ async fn run_hook(kill: &Kill<'_>, hook: &LifecycleHandler, container: &Containe
 
 /// Host and port a hook goes to: the pod's own address unless the hook names another, and the port by its number or
 /// by its name in the container.
-fn target(get: &HTTPGetAction, container: &Container, pod: &Pod) -> Result<(String, u16), String> {
-    let own = || pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+fn target(
+    get: &HTTPGetAction,
+    container: &StoppableContainer,
+    pod: &StoppablePod,
+) -> Result<(String, u16), String> {
+    let own = || pod.status.pod_ip.clone();
     let host =
         get.host.clone().filter(|host| !host.is_empty()).or_else(own).ok_or("the pod has no address")?;
     let by_name = |name: &str| {
@@ -139,7 +148,11 @@ fn target(get: &HTTPGetAction, container: &Container, pod: &Pod) -> Result<(Stri
     Ok((host, port.ok_or("the hook's port is unknown")?))
 }
 
-async fn http_get(get: &HTTPGetAction, container: &Container, pod: &Pod) -> Result<(), String> {
+async fn http_get(
+    get: &HTTPGetAction,
+    container: &StoppableContainer,
+    pod: &StoppablePod,
+) -> Result<(), String> {
     if get.scheme.as_deref() == Some("HTTPS") {
         return Err("preStop hooks over HTTPS are not supported".to_owned());
     }
@@ -179,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    fn pod() -> Pod {
+    fn pod() -> StoppablePod {
         serde_json::from_value(json!({"spec": {"containers": [
             {"name": "main", "ports": [{"name": "web", "containerPort": 8080}]}]}, "status": {"podIP": "10.0.0.9"}}))
         .unwrap()

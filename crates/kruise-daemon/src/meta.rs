@@ -183,7 +183,7 @@ impl Reporter {
         let pod = read_pod(&self.killer.client, namespace, pod, label("io.kubernetes.pod.uid")).await?;
         let Some(pod) = pod else { return Ok(Requeue::None) };
         let name = label("io.kubernetes.container.name");
-        let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let grace = pod.spec.termination_grace_period_seconds;
         let grace = grace.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(DEFAULT_GRACE);
         let message = format!("Stopping containerID {scheme}://{name} by container meta restarter");
         let grace = Duration::from_secs(grace);

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{Node, Secret};
+use k8s_openapi::api::core::v1::{ContainerPort, LifecycleHandler, Node, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kruise_api::nodeimage::NodeImage;
 use kube::Resource;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 /// Lends a wire type the name and place of the kind it stands for.
@@ -112,3 +113,56 @@ pub(crate) struct NodeInfoWire {
 }
 
 stands_for!(NodeWire, Node);
+
+/// A Pod, as far as it says how its containers are stopped: what reads all the rest would be a good part of the program.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct StoppablePod {
+    /// Metadata.
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    /// What it should be.
+    #[serde(default)]
+    pub(crate) spec: StoppableSpec,
+    /// What it is.
+    #[serde(default)]
+    pub(crate) status: StoppableStatus,
+}
+
+/// The spec of a Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct StoppableSpec {
+    pub(crate) containers: Vec<StoppableContainer>,
+    pub(crate) restart_policy: Option<String>,
+    pub(crate) termination_grace_period_seconds: Option<i64>,
+}
+
+/// A container of a Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct StoppableContainer {
+    pub(crate) name: String,
+    pub(crate) lifecycle: Option<LifecycleWire>,
+    pub(crate) ports: Option<Vec<ContainerPort>>,
+    pub(crate) restart_policy: Option<String>,
+    /// Not read: there are some, or none.
+    pub(crate) restart_policy_rules: Option<Vec<IgnoredAny>>,
+}
+
+/// The hooks of a container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct LifecycleWire {
+    pub(crate) pre_stop: Option<LifecycleHandler>,
+}
+
+/// The status of a Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct StoppableStatus {
+    pub(crate) phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pub(crate) pod_ip: Option<String>,
+}
+
+stands_for!(StoppablePod, Pod);

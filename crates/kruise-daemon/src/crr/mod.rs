@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kruise_api::containerrecreaterequest::{
     ContainerRecreateRequest, ContainerRecreateRequestContainerRecreateState as State,
@@ -28,6 +27,7 @@ use crate::cri::Cri;
 use crate::cri::messages::{Container, ContainerState};
 use crate::kill::{DEFAULT_GRACE, Kill, Killer, kill, read_pod};
 use crate::pods::{PodStore, find};
+use crate::wire::StoppablePod;
 use plan::{Observed, Seen, Step};
 
 /// A request that waits is looked at again after this long, whatever happens.
@@ -316,17 +316,15 @@ impl Controller {
 
 /// Whether a container that has ended with this code is not started again. Rules by exit code are not judged: such a
 /// container counts as one that may come back.
-fn stays_down(pod: &Pod, container: &str, exit_code: i32) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if matches!(phase, Some("Succeeded" | "Failed")) {
+fn stays_down(pod: &StoppablePod, container: &str, exit_code: i32) -> bool {
+    if matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return true;
     }
-    let Some(spec) = &pod.spec else { return false };
-    let own = spec.containers.iter().find(|other| other.name == container);
+    let own = pod.spec.containers.iter().find(|other| other.name == container);
     if own.is_some_and(|own| own.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty())) {
         return false;
     }
-    let policy = own.and_then(|own| own.restart_policy.as_deref()).or(spec.restart_policy.as_deref());
+    let policy = own.and_then(|own| own.restart_policy.as_deref()).or(pod.spec.restart_policy.as_deref());
     match policy {
         Some("Never") => true,
         Some("OnFailure") => exit_code == 0,
