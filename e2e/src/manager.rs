@@ -170,11 +170,17 @@ impl Manager {
         Ok(back)
     }
 
-    /// Stops the manager, and takes away the webhooks that would refuse everything now, until the answer is dropped.
-    pub async fn stopped(&self) -> Result<PutBack> {
+    /// Stops the manager and leaves its webhooks, which refuse everything now, until the answer is dropped.
+    pub async fn down(&self) -> Result<PutBack> {
         let back = self.put_back().await?;
         self.patch(&json!([{"op": "replace", "path": "/spec/replicas", "value": 0}])).await?;
         seen("no manager runs", START, async || Ok(self.pods().await?.is_empty().then_some(()))).await?;
+        Ok(back)
+    }
+
+    /// Stops the manager, and takes away the webhooks that would refuse everything now, until the answer is dropped.
+    pub async fn stopped(&self) -> Result<PutBack> {
+        let back = self.down().await?;
         for kind in ["mutatingwebhookconfiguration", "validatingwebhookconfiguration"] {
             let name =
                 format!("kruise-{}-webhook-configuration", kind.trim_end_matches("webhookconfiguration"));

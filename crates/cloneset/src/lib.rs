@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod apply;
 pub mod controller;
+pub mod figures;
 pub mod objects;
 pub mod observe;
 pub mod observed;

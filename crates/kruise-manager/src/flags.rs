@@ -6,6 +6,7 @@ use clap::Parser;
 use kruise_common::go_duration::go_duration;
 
 /// Runs the workload controllers of Kruise and their admission and conversion webhooks.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kruise-manager", version, disable_help_subcommand = true)]
 pub struct Flags {
@@ -15,6 +16,15 @@ pub struct Flags {
     /// Address of the health endpoints; "0" or empty disables them.
     #[arg(long, default_value = ":8000")]
     pub health_probe_addr: String,
+    /// Tell the figures of each workload as metrics: seven series each.
+    #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub workload_metrics: bool,
+    /// Serve what the process knows about its time and memory, without any check of who asks.
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub enable_pprof: bool,
+    /// Address of that; only this host can reach the default.
+    #[arg(long, default_value = "localhost:8090")]
+    pub pprof_addr: String,
     /// Lead only while holding the Lease; off, this process acts as leader at once.
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub enable_leader_election: bool,
@@ -112,11 +122,6 @@ pub struct Flags {
 /// Flags that existing Deployments may pass and that have nothing to change here: parsed and ignored.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Accepted {
-    /// Accepted; no profiling endpoint is served.
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    enable_pprof: Option<String>,
-    #[arg(long, hide = true)]
-    pprof_addr: Option<String>,
     #[arg(long, hide = true)]
     sync_period: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
@@ -219,7 +224,8 @@ mod tests {
         assert_eq!(flags.leader_election_namespace, "kruise-system");
         assert_eq!(flags.leader_election_lease_duration, Duration::from_secs(15));
         assert_eq!(flags.rate_limiter_base_delay, Duration::from_millis(5));
-        assert!(flags.enable_leader_election);
+        assert!(flags.enable_leader_election && flags.enable_pprof);
+        assert_eq!(flags.pprof_addr, "localhost:8090");
         assert_eq!((flags.imagepulljob_workers, flags.nodeimage_workers), (3, 3));
         assert!(flags.broadcastjob_workers == 3 && flags.assign_bcj_pods_by_scheduler);
         assert_eq!(flags.nodeimage_creation_delay, Duration::from_secs(30));

@@ -4,7 +4,9 @@
 //! sandbox, run the same manager inside theirs.
 
 pub mod catalogue;
+pub mod commands;
 mod controllers;
+mod degraded;
 mod election;
 pub mod flags;
 mod parts;

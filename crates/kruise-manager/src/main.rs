@@ -2,6 +2,7 @@
 
 mod logging;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use jiff::Timestamp;
 use kruise_common::gates::FeatureGates;
+use kruise_manager::commands::{Command, CommandLine};
 use kruise_manager::flags::Flags;
 use kruise_manager::run::{self, Setup, Webhooks};
 use kruise_manager::selection::Selection;
@@ -27,7 +29,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let CommandLine { command, flags } = CommandLine::parse();
+    if let Some(command) = command {
+        return by_hand(&command, &flags);
+    }
     let legacy = std::env::var("CUSTOM_RESOURCE_ENABLE").unwrap_or_default();
     let gates = match FeatureGates::parse_with(&flags.feature_gates, &legacy) {
         Ok(gates) => gates,
@@ -71,10 +76,40 @@ async fn start(flags: Flags, gates: FeatureGates, controllers: Selection) -> any
     let stop = stop_signal()?;
     let revision = option_env!("KRUISE_REVISION").unwrap_or("dev");
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), revision, gates)?;
-    let client = client(&flags, &metrics).await?;
+    let client = client(&flags.kubeconfig, &metrics).await?;
     let webhooks = Webhooks::Serve(WebhookOptions::from_env(&|name| std::env::var(name).ok())?);
     let setup = Setup { flags, gates, controllers, webhooks, clock: Arc::new(now), metrics, seed: None };
     run::run(setup, client, stop).await
+}
+
+/// Runs a subcommand to its end; what it has to say goes to standard output.
+fn by_hand(command: &Command, flags: &Flags) -> ExitCode {
+    logging::start(flags);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the async runtime")),
+    };
+    let done = runtime.block_on(async {
+        let client = match command.kubeconfig() {
+            Some(kubeconfig) => {
+                let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), "", FeatureGates::defaults())?;
+                Some(client(kubeconfig, &metrics).await?)
+            }
+            None => None,
+        };
+        command.run(client, Arc::new(now)).await
+    });
+    let report = match done {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match std::io::stdout().lock().write_all(report.text.as_bytes()) {
+        Ok(()) => ExitCode::from(report.exit_code),
+        Err(error) => fail(&anyhow::Error::new(error).context("cannot write to standard output")),
+    }
 }
 
 /// Resolves with the first signal to stop; a second one ends the process at once.
@@ -98,12 +133,12 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     Ok(async move { stop.await.unwrap_or_default() })
 }
 
-async fn client(flags: &Flags, metrics: &Metrics) -> anyhow::Result<kube::Client> {
-    let config = if flags.kubeconfig.is_empty() {
+async fn client(kubeconfig: &str, metrics: &Metrics) -> anyhow::Result<kube::Client> {
+    let config = if kubeconfig.is_empty() {
         kube::Config::infer().await.context("no way to reach a cluster was found")?
     } else {
-        let file = kube::config::Kubeconfig::read_from(&flags.kubeconfig)
-            .with_context(|| format!("cannot read --kubeconfig {}", flags.kubeconfig))?;
+        let file = kube::config::Kubeconfig::read_from(kubeconfig)
+            .with_context(|| format!("cannot read --kubeconfig {kubeconfig}"))?;
         kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?
     };
     let counters = ClientMetrics::register(metrics.registry())?;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kruise_common::gates::FeatureGates;
 use kruise_common::key::ObjectKey;
+use kruise_runtime::client::for_controller;
 use kruise_runtime::controller::{ControllerMetrics, Requeue, run_controller};
 use kruise_runtime::events::EventRecorder;
 use kruise_runtime::metrics::Metrics;
 use kruise_runtime::queue::{QueueMetrics, RateLimit, WorkQueue};
+use kruise_runtime::rollouts::Rollouts;
 use kruise_runtime::watches::Watches;
 use tokio::sync::watch;
 
@@ -40,9 +42,16 @@ pub(crate) struct Parts {
     pub(crate) metrics: Metrics,
     /// Makes random choices repeatable, for simulations.
     pub(crate) seed: Option<u64>,
+    /// What metrics tell of workloads.
+    pub(crate) rollouts: Rollouts,
 }
 
 impl Parts {
+    /// The API server, asked in the name of a controller.
+    pub(crate) fn client_of(&self, controller: &'static str) -> kube::Client {
+        for_controller(&self.client, controller)
+    }
+
     /// The queue and the counters of a controller.
     ///
     /// # Errors

@@ -6,10 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 use kruise_common::gates::{FeatureGates, Gate};
+use kruise_common::pod::PodView;
+use kruise_common::pod_wire::PodWire;
 use kruise_runtime::events::{ApiEvents, EventRecorder};
 use kruise_runtime::metrics::Metrics;
-use kruise_runtime::serve;
+use kruise_runtime::rollouts::Rollouts;
 use kruise_runtime::watches::Watches;
+use kruise_runtime::{in_place_metric, profile, serve};
 use kruise_webhook::certs::CertStore;
 use kruise_webhook::options::WebhookOptions;
 use kruise_webhook::route::Router;
@@ -19,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::degraded::{self, Degraded};
 use crate::election::elect;
 use crate::flags::Flags;
 use crate::parts::Parts;
@@ -80,8 +84,21 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
         ("event writer", Ok(()))
     });
     let serves_resize = serves_resize(&client).await;
-    let parts =
-        Parts { client, watches, events, gates, controllers, flags, serves_resize, clock, metrics, seed };
+    let rollouts = Rollouts::default();
+    metrics.registry().register(Box::new(rollouts.collector(flags.workload_metrics)?))?;
+    let parts = Parts {
+        client,
+        watches,
+        events,
+        gates,
+        controllers,
+        flags,
+        serves_resize,
+        clock,
+        metrics,
+        seed,
+        rollouts,
+    };
 
     // Admission and conversion, in every replica.
     let admission = table::admission(&parts)?;
@@ -102,7 +119,13 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
             watch::channel(true).1
         }
     };
-    serve_health(&mut tasks, &parts, ready.clone(), going, &servers_stop).await?;
+    let degraded = Degraded::default();
+    let (look, look_stop) = (degraded::Look::new(&parts, &degraded)?, servers_stop.clone());
+    tasks.spawn(async move {
+        look.run(look_stop).await;
+        ("definitions", Ok(()))
+    });
+    serve_health(&mut tasks, &parts, ready.clone(), degraded, going, &servers_stop).await?;
     let patience = parts.flags.webhook_initialize_timeout;
     tokio::pin!(stop);
     tokio::select! {
@@ -114,6 +137,7 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     let (stop_election, election_stop) = watch::channel(false);
     let (stop_controllers, controllers_stop) = watch::channel(false);
     let leading = elect(&mut tasks, &parts, election_stop)?;
+    measure_in_place(&parts)?;
     let mut running = JoinSet::new();
     for controller in table::controllers(&parts, &leading, &controllers_stop)? {
         running.spawn(controller);
@@ -145,6 +169,13 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
         result.with_context(|| name)?;
     }
     ended
+}
+
+fn measure_in_place(parts: &Parts) -> anyhow::Result<()> {
+    let pods = parts.watches.namespaced(|pod: PodWire| Some(PodView::from(pod)));
+    let metrics = &parts.metrics;
+    in_place_metric::measure(metrics.registry(), &pods, metrics.leads(), Arc::clone(&parts.clock))?;
+    Ok(())
 }
 
 /// The HTTPS server and the loop that makes it known; the receiver is true while all is right.
@@ -183,6 +214,7 @@ async fn serve_health(
     tasks: &mut Tasks,
     parts: &Parts,
     webhooks_ready: watch::Receiver<bool>,
+    degraded: Degraded,
     shutting_down: watch::Receiver<bool>,
     stop: &watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
@@ -190,9 +222,16 @@ async fn serve_health(
         let ready = *webhooks_ready.borrow();
         async move { if ready { Ok(()) } else { Err("webhooks are not set up".to_owned()) } }
     });
+    let readyz = readyz.noting(move || degraded::notes(&degraded));
     let health = serve::Health { healthz: serve::Checks::new(), readyz, shutting_down };
     let flags = &parts.flags;
     listen(tasks, "health server", &flags.health_probe_addr, serve::health_router(health), stop).await?;
+    if flags.enable_pprof
+        && let Err(error) = listen(tasks, "profile server", &flags.pprof_addr, profile::router(), stop).await
+    {
+        // A comfort is no reason not to start.
+        tracing::warn!(error = %format_args!("{error:#}"), "profiles are not served");
+    }
     let router = serve::metrics_router(parts.metrics.clone());
     listen(tasks, "metrics server", &flags.metrics_addr, router, stop).await
 }

@@ -45,7 +45,13 @@ pub enum SelectionError {
     /// No controller has this name.
     #[error("unknown controller {0:?}; known: {known}", known = NAMES.join(", "))]
     Unknown(String),
-    /// A controller is named that needs another which is off.
+    /// A controller is switched on and off by name.
+    #[error("{0} and -{0} contradict each other")]
+    Contradiction(&'static str),
+    /// Something is switched off, and nothing was on before.
+    #[error("-{0} alone leaves no controller on; write *,-{0} for all but it")]
+    OnlyOff(&'static str),
+    /// A controller is on that needs another which is off.
     #[error("{0} does nothing without {1}, which is off")]
     Needs(&'static str, &'static str),
     /// A gate is on that needs a controller which is off.
@@ -60,10 +66,11 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Reads a comma list of names, `*` and `-name`; a name counts more than `*`, and the order does not matter.
+    /// Reads a comma list of names, `*` and `-name`; a name counts more than `*`, and the order does not matter. An
+    /// empty list leaves the webhooks alone.
     ///
     /// # Errors
-    /// A name that no controller has.
+    /// A name that no controller has, or rules that contradict each other.
     pub fn parse(list: &str) -> Result<Self, SelectionError> {
         let (mut all, mut on, mut off) = (false, BTreeSet::new(), BTreeSet::new());
         for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
@@ -79,6 +86,12 @@ impl Selection {
             let known = NAMES.iter().find(|name| **name == bare);
             set.insert(*known.ok_or_else(|| SelectionError::Unknown(bare.to_owned()))?);
         }
+        if let Some(both) = on.intersection(&off).next().copied() {
+            return Err(SelectionError::Contradiction(both));
+        }
+        if let Some(first) = off.first().copied().filter(|_| !all && on.is_empty()) {
+            return Err(SelectionError::OnlyOff(first));
+        }
         if all {
             on.extend(NAMES);
         }
@@ -90,10 +103,10 @@ impl Selection {
         self.on.contains(name)
     }
 
-    /// Refuses a list, made of names the user chose, whose members cannot work.
+    /// Refuses a list whose members cannot work with these gates.
     ///
     /// # Errors
-    /// The first contradiction.
+    /// What is on without what it needs.
     pub fn check(&self, gates: FeatureGates) -> Result<(), SelectionError> {
         for (name, needed, gate) in NEEDS {
             if gates.enabled(gate) && self.is_on(name) && !self.is_on(needed) {
@@ -120,6 +133,7 @@ mod tests {
         assert!(on("*"));
         assert!(!on("*,-cloneset"));
         assert!(!on("-cloneset,*"));
+        assert!(!on("sidecarset,-statefulset"));
         assert!(on("cloneset"));
         assert!(!on("sidecarset"));
         assert!(!on(""));
@@ -130,6 +144,17 @@ mod tests {
     fn a_name_nobody_has_is_refused_with_those_there_are() {
         let error = Selection::parse("clonest").unwrap_err().to_string();
         assert!(error.contains("clonest") && error.contains("cloneset, "), "{error}");
+    }
+
+    #[test]
+    fn rules_that_contradict_each_other_are_refused_whatever_their_order() {
+        for list in ["cloneset,-cloneset", "*,-cloneset,cloneset", "-crr,containerrecreaterequest,*"] {
+            let error = Selection::parse(list).unwrap_err();
+            assert!(matches!(error, SelectionError::Contradiction(_)), "{list}: {error}");
+        }
+        let error = Selection::parse("-cloneset").unwrap_err();
+        assert_eq!(error, SelectionError::OnlyOff("cloneset"));
+        assert!(error.to_string().contains("*,-cloneset"), "{error}");
     }
 
     #[test]
@@ -151,5 +176,12 @@ mod tests {
         let gates = defaults.with(Gate::PreDownloadImageForInPlaceUpdate, true);
         assert_eq!(check("*", gates), Ok(()));
         assert_eq!(check("cloneset", gates), Err(SelectionError::Gate("PreDownloadImageForInPlaceUpdate")));
+    }
+
+    #[test]
+    fn container_recreate_requests_can_be_switched_off_by_default() {
+        let off = Selection::parse("*,-containerrecreaterequest").unwrap();
+        assert_eq!(off.check(FeatureGates::default()), Ok(()));
+        assert!(!off.is_on("crr") && off.is_on("cloneset"));
     }
 }

@@ -266,6 +266,7 @@ fn setup(flags: &[String], webhooks: Webhooks, clock: WallClock, seed: Option<u6
         "--enable-leader-election=false",
         "--metrics-addr=0",
         "--health-probe-addr=0",
+        "--enable-pprof=false",
         "--protection-log-path=",
     ];
     let line = defaults.into_iter().map(str::to_owned).chain(flags.iter().cloned());

@@ -8,7 +8,8 @@ use futures::future::BoxFuture;
 use http::header::USER_AGENT;
 use http::{HeaderValue, Method, Request, Response};
 use kube::client::{Body, ClientBuilder};
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 /// Counters of requests to the API server. Clones count together.
@@ -16,6 +17,22 @@ use tower::{Layer, Service};
 pub struct ClientMetrics {
     by_answer: IntCounterVec,
     by_resource: IntCounterVec,
+    seconds: HistogramVec,
+}
+
+/// The controller on whose behalf a request is made; without one it is the process's own.
+#[derive(Clone, Copy, Debug)]
+struct Caller(&'static str);
+
+/// A client like `base` whose requests are counted for a controller and name it as their user agent.
+pub fn for_controller(base: &kube::Client, controller: &'static str) -> kube::Client {
+    let (client, namespace) = (base.clone(), base.default_namespace().to_owned());
+    let service = tower::service_fn(move |mut request: Request<Body>| {
+        request.extensions_mut().insert(Caller(controller));
+        let client = client.clone();
+        async move { client.send(request).await }
+    });
+    kube::Client::new(service, namespace)
 }
 
 impl ClientMetrics {
@@ -26,12 +43,24 @@ impl ClientMetrics {
             &["code", "method", "host"],
         )?;
         let by_resource = IntCounterVec::new(
-            Opts::new("kruise_api_requests_total", "Requests to the API server by verb and resource"),
-            &["verb", "resource"],
+            Opts::new(
+                "kruise_api_requests_total",
+                "Requests to the API server by controller, verb and resource",
+            ),
+            &["controller", "verb", "resource"],
+        )?;
+        let seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "rest_client_request_duration_seconds",
+                "Time until the API server's answer begins, by verb and host; watches are not among them",
+            )
+            .buckets(vec![0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0]),
+            &["verb", "host"],
         )?;
         registry.register(Box::new(by_answer.clone()))?;
         registry.register(Box::new(by_resource.clone()))?;
-        Ok(Self { by_answer, by_resource })
+        registry.register(Box::new(seconds.clone()))?;
+        Ok(Self { by_answer, by_resource, seconds })
     }
 }
 
@@ -41,11 +70,12 @@ impl ClientMetrics {
 /// # Errors
 /// A `config` that no client can be made of: unreadable certificates, or an agent that is no header value.
 pub fn client(mut config: kube::Config, agent: &str, metrics: ClientMetrics) -> anyhow::Result<kube::Client> {
-    let agent = HeaderValue::try_from(agent)?;
+    // An agent that is no header value would go unnoticed later.
+    HeaderValue::try_from(agent)?;
     config.headers.retain(|(name, _)| name != USER_AGENT);
-    config.headers.push((USER_AGENT, agent));
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    Ok(ClientBuilder::try_from(config)?.with_layer(&CountLayer { metrics, host }).build())
+    let layer = CountLayer { metrics, host, agent: agent.to_owned() };
+    Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
 /// Whether the API server refused to create something because the namespace is being deleted: it will never be created,
@@ -60,13 +90,14 @@ pub fn is_namespace_terminating(error: &kube::Error) -> bool {
 struct CountLayer {
     metrics: ClientMetrics,
     host: String,
+    agent: String,
 }
 
 impl<S> Layer<S> for CountLayer {
     type Service = Count<S>;
 
     fn layer(&self, inner: S) -> Count<S> {
-        Count { inner, metrics: self.metrics.clone(), host: self.host.clone() }
+        Count { inner, metrics: self.metrics.clone(), host: self.host.clone(), agent: self.agent.clone() }
     }
 }
 
@@ -76,6 +107,7 @@ struct Count<S> {
     inner: S,
     metrics: ClientMetrics,
     host: String,
+    agent: String,
 }
 
 impl<S, B> Service<Request<Body>> for Count<S>
@@ -91,17 +123,32 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let method = request.method().clone();
         let asked = classify(&method, request.uri().path(), request.uri().query().unwrap_or_default());
-        self.metrics.by_resource.with_label_values(&[asked.verb, asked.resource.as_str()]).inc();
+        let caller = request.extensions_mut().remove::<Caller>();
+        let controller = caller.map_or("", |Caller(name)| name);
+        self.metrics.by_resource.with_label_values(&[controller, asked.verb, asked.resource.as_str()]).inc();
+        let program = self.agent.split('/').next().unwrap_or_default();
+        let agent = match caller {
+            Some(Caller(controller)) => HeaderValue::try_from(format!("{program}/{controller}")),
+            None => HeaderValue::try_from(self.agent.as_str()),
+        };
+        if let Ok(agent) = agent {
+            request.headers_mut().insert(USER_AGENT, agent);
+        }
         let (by_answer, host) = (self.metrics.by_answer.clone(), self.host.clone());
+        let (seconds, started) = (self.metrics.seconds.clone(), Instant::now());
         self.inner
             .call(request)
             .map(move |answer| {
                 let code = answer.as_ref().ok().map(Response::status);
                 let code = code.as_ref().map_or("<error>", http::StatusCode::as_str);
                 by_answer.with_label_values(&[code, method.as_str(), host.as_str()]).inc();
+                if asked.verb != "watch" {
+                    let took = started.elapsed().as_secs_f64();
+                    seconds.with_label_values(&[asked.verb, host.as_str()]).observe(took);
+                }
                 answer
             })
             .boxed()
@@ -158,6 +205,7 @@ pub fn classify(method: &Method, path: &str, query: &str) -> Asked {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -199,25 +247,55 @@ mod tests {
         }
     }
 
+    /// A client that counts, of a server that knows no object called `gone`; and the user agents it was asked by.
+    fn counting(metrics: &ClientMetrics) -> (kube::Client, Arc<Mutex<Vec<String>>>) {
+        let agents = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&agents);
+        let inner = tower::service_fn(move |request: Request<Body>| {
+            let agent = request.headers()[USER_AGENT].to_str().unwrap().to_owned();
+            seen.lock().unwrap().push(agent);
+            let gone = request.uri().path().ends_with("/gone");
+            let answer =
+                Response::builder().status(if gone { 404 } else { 200 }).body(Body::empty()).unwrap();
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let (host, agent) = ("cluster:6443".to_owned(), "kruise-manager/1.2".to_owned());
+        let layer = CountLayer { metrics: metrics.clone(), host, agent };
+        (kube::Client::new(layer.layer(inner), "default"), agents)
+    }
+
+    async fn ask(client: &kube::Client, path: &str) {
+        client.send(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+    }
+
     #[tokio::test]
-    async fn every_request_is_counted_with_its_answer() {
+    async fn every_request_is_counted_with_its_answer_and_its_time() {
         let registry = Registry::new();
         let metrics = ClientMetrics::register(&registry).unwrap();
-        let inner = tower::service_fn(|request: Request<Body>| async move {
-            let gone = request.uri().path().ends_with("/gone");
-            Ok::<_, Infallible>(
-                Response::builder().status(if gone { 404 } else { 200 }).body(Body::empty()).unwrap(),
-            )
-        });
-        let layer = CountLayer { metrics: metrics.clone(), host: "cluster:6443".to_owned() };
-        let mut service = layer.layer(inner);
-        for path in
-            ["/api/v1/namespaces/a/pods/gone", "/api/v1/namespaces/a/pods/b", "/api/v1/namespaces/a/pods/c"]
-        {
-            service.call(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let (client, _) = counting(&metrics);
+        for name in ["gone", "b", "c"] {
+            ask(&client, &format!("/api/v1/namespaces/a/pods/{name}")).await;
         }
+        ask(&client, "/api/v1/pods?watch=true").await;
         let answered = |code| metrics.by_answer.with_label_values(&[code, "GET", "cluster:6443"]).get();
-        assert_eq!((answered("200"), answered("404")), (2, 1));
-        assert_eq!(metrics.by_resource.with_label_values(&["get", "pods"]).get(), 3);
+        assert_eq!((answered("200"), answered("404")), (3, 1));
+        assert_eq!(metrics.by_resource.with_label_values(&["", "get", "pods"]).get(), 3);
+        let timed = |verb| metrics.seconds.with_label_values(&[verb, "cluster:6443"]).get_sample_count();
+        assert_eq!((timed("get"), timed("watch")), (3, 0));
+    }
+
+    #[tokio::test]
+    async fn requests_of_a_controller_are_told_apart_by_metric_and_user_agent() {
+        let registry = Registry::new();
+        let metrics = ClientMetrics::register(&registry).unwrap();
+        let (client, agents) = counting(&metrics);
+        let theirs = for_controller(&client, "cloneset-controller");
+        ask(&client, "/api/v1/namespaces/a/pods/b").await;
+        ask(&theirs, "/api/v1/namespaces/a/pods/b").await;
+        ask(&theirs, "/api/v1/namespaces/a/pods/c").await;
+        let counted = |controller| metrics.by_resource.with_label_values(&[controller, "get", "pods"]).get();
+        assert_eq!((counted(""), counted("cloneset-controller")), (1, 2));
+        let agents = agents.lock().unwrap();
+        assert_eq!(agents[..2], ["kruise-manager/1.2", "kruise-manager/cloneset-controller"]);
     }
 }

@@ -3,10 +3,13 @@
 pub mod client;
 pub mod controller;
 pub mod events;
+pub mod in_place_metric;
 pub mod lease;
 pub mod metrics;
 pub mod nodes;
+pub mod profile;
 pub mod queue;
+pub mod rollouts;
 pub mod serve;
 pub mod store;
 pub mod views;

@@ -11,7 +11,7 @@ use prometheus::{Counter, Gauge, IntGauge, IntGaugeVec, Opts, Registry, TextEnco
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// Clock ticks per second in `/proc`, fixed by the kernel's interface on every architecture Kubernetes runs on.
-const TICKS_PER_SECOND: f64 = 100.0;
+pub(crate) const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Every metric of the process. Clones share one registry.
 #[derive(Clone, Debug)]
@@ -59,6 +59,11 @@ impl Metrics {
     pub fn set_leader(&self, lease: &str, leads: bool) {
         self.is_leader.set(i64::from(leads));
         self.master_status.with_label_values(&[lease]).set(i64::from(leads));
+    }
+
+    /// 1 while this replica leads.
+    pub fn leads(&self) -> IntGauge {
+        self.is_leader.clone()
     }
 
     /// All metrics in the Prometheus text format.

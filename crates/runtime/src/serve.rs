@@ -87,9 +87,15 @@ pub fn metrics_router(metrics: Metrics) -> Router {
 /// A named question whose answer may take a while; the error is for the log only.
 type Check = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
+/// What does not work fully and is no reason to fail a check.
+type Notes = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// Named checks, answered together or one by one.
 #[derive(Clone, Default)]
-pub struct Checks(Vec<(String, Check)>);
+pub struct Checks {
+    named: Vec<(String, Check)>,
+    notes: Vec<Notes>,
+}
 
 impl Checks {
     /// No checks: always passed.
@@ -104,8 +110,15 @@ impl Checks {
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), String>> + Send + 'static,
     {
-        self.0.push((name.to_owned(), Arc::new(move || Box::pin(check()))));
-        self.0.sort_by(|a, b| a.0.cmp(&b.0));
+        self.named.push((name.to_owned(), Arc::new(move || Box::pin(check()))));
+        self.named.sort_by(|a, b| a.0.cmp(&b.0));
+        self
+    }
+
+    /// These checks, and lines for those who ask for all details; they fail nothing.
+    #[must_use]
+    pub fn noting(mut self, notes: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.notes.push(Arc::new(notes));
         self
     }
 }
@@ -155,7 +168,7 @@ struct Endpoint {
 
 async fn answer_all(State(endpoint): State<Endpoint>, RawQuery(query): RawQuery) -> Response {
     let query = Query::parse(query.as_deref().unwrap_or_default());
-    endpoint.answer(&endpoint.checks.0, query).await
+    endpoint.answer(&endpoint.checks.named, query).await
 }
 
 async fn answer_one(
@@ -163,7 +176,7 @@ async fn answer_one(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let Some(check) = endpoint.checks.0.iter().find(|(check, _)| *check == name) else {
+    let Some(check) = endpoint.checks.named.iter().find(|(check, _)| *check == name) else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let verbose = Query::parse(query.as_deref().unwrap_or_default()).verbose;
@@ -202,6 +215,9 @@ impl Endpoint {
             let _ = writeln!(lines, "{} check failed", self.name);
             (StatusCode::INTERNAL_SERVER_ERROR, lines)
         } else if query.verbose {
+            for note in self.checks.notes.iter().flat_map(|notes| notes()) {
+                let _ = writeln!(lines, "[!]{note}");
+            }
             // Both endpoints have always said "healthz" here.
             lines.push_str("healthz check passed\n");
             (StatusCode::OK, lines)
@@ -274,6 +290,18 @@ mod tests {
         assert_eq!(
             fetch(&router, "/readyz?verbose").await,
             (200, "[+]shutdown ok\n[+]webhook-ready ok\nhealthz check passed\n".to_owned())
+        );
+    }
+
+    #[tokio::test]
+    async fn what_works_in_part_only_is_told_to_those_who_ask_and_fails_nothing() {
+        let (_stop, shutting_down) = watch::channel(false);
+        let readyz = Checks::new().noting(|| vec!["clonesets is being deleted".to_owned()]);
+        let router = health_router(Health { healthz: Checks::new(), readyz, shutting_down });
+        assert_eq!(fetch(&router, "/readyz").await, (200, "ok".to_owned()));
+        assert_eq!(
+            fetch(&router, "/readyz?verbose").await,
+            (200, "[+]shutdown ok\n[!]clonesets is being deleted\nhealthz check passed\n".to_owned())
         );
     }
 

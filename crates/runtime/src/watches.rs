@@ -31,6 +31,9 @@ const OWN_GROUPS: &str = ".kruise.io";
 /// Names of CustomResourceDefinitions, such as `clonesets.apps.kruise.io`, that exist.
 pub type Served = watch::Receiver<BTreeSet<String>>;
 
+/// CustomResourceDefinitions that exist, by name, with their resourceVersion.
+pub type Definitions = watch::Receiver<BTreeMap<String, Arc<str>>>;
+
 /// A definition as it is kept: that it exists.
 #[derive(Debug)]
 struct Definition {
@@ -80,6 +83,7 @@ struct Inner {
     /// Empty for all.
     namespace: String,
     served: Served,
+    definitions: Definitions,
     /// By what they hold and, for those of one namespace, that namespace.
     stores: Mutex<HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>>,
     caches: Caches,
@@ -97,7 +101,16 @@ impl Watches {
     pub fn new(client: kube::Client, namespace: &str) -> Self {
         let definitions: Store<Definition> = Store::new();
         let (known, served) = watch::channel(BTreeSet::new());
+        let (versions, seen) = watch::channel(BTreeMap::new());
         definitions.subscribe(Box::new(move |change| {
+            versions.send_modify(|versions| {
+                if let (Some(old), None) = (&change.old, &change.new) {
+                    versions.remove(&*old.key.name);
+                }
+                if let Some(new) = &change.new {
+                    versions.insert(new.key.name.to_string(), Arc::clone(&new.resource_version));
+                }
+            });
             known.send_modify(|known| {
                 if let (Some(old), None) = (&change.old, &change.new) {
                     known.remove(&*old.key.name);
@@ -115,6 +128,7 @@ impl Watches {
                 client,
                 namespace: namespace.to_owned(),
                 served,
+                definitions: seen,
                 stores: Mutex::default(),
                 caches: Caches::default(),
                 tasks: Mutex::new(tasks),
@@ -125,6 +139,11 @@ impl Watches {
     /// Which definitions exist.
     pub fn served(&self) -> Served {
         self.inner.served.clone()
+    }
+
+    /// Which definitions exist, and in which version: it changes whenever one of them does.
+    pub fn definitions(&self) -> Definitions {
+        self.inner.definitions.clone()
     }
 
     /// The store of a namespaced kind; its watch starts with the first call for `V`.

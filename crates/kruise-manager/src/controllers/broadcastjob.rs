@@ -38,7 +38,7 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
     let worker = parts.worker(NAME, parts.flags.broadcastjob_workers)?;
     let events = parts.events.for_component(NAME);
     let by_scheduler = parts.flags.assign_bcj_pods_by_scheduler;
-    let executor = Executor::new(parts.client.clone(), stores.clone(), events, by_scheduler);
+    let executor = Executor::new(parts.client_of(NAME), stores.clone(), events, by_scheduler);
     let context = Arc::new(Context::new(stores.clone(), executor, Arc::clone(&parts.clock)));
     Ok(Started {
         ready: async move { stores.ready().await }.boxed(),

@@ -6,11 +6,11 @@ use futures::FutureExt as _;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kruise_api::cloneset::v1beta1::CloneSet;
-use kruise_cloneset::admission;
 use kruise_cloneset::apply::Executor;
 use kruise_cloneset::controller::{self, Context, NAME};
 use kruise_cloneset::plan::Options;
 use kruise_cloneset::stores::{NodeView, SetView, StoredClaim, Stores};
+use kruise_cloneset::{admission, figures};
 use kruise_common::gates::Gate;
 use kruise_common::inplace::InPlaceOptions;
 use kruise_common::key::ObjectKey;
@@ -53,7 +53,9 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
     let worker = parts.worker(NAME, parts.flags.cloneset_workers)?;
     let options = options(parts);
     let events = parts.events.for_component(NAME);
-    let executor = Executor::new(parts.client.clone(), stores.clone(), events, options.clone());
+    let sets = stores.sets.clone();
+    parts.rollouts.add("CloneSet", move || sets.all().iter().map(|set| figures::of(set)).collect());
+    let executor = Executor::new(parts.client_of(NAME), stores.clone(), events, options.clone());
     let pre_download = parts.gates.enabled(Gate::KruiseDaemon)
         && parts.gates.enabled(Gate::PreDownloadImageForInPlaceUpdate);
     let context = Context::new(stores.clone(), executor, options, Arc::clone(&parts.clock));

@@ -111,7 +111,7 @@ fn start_jobs(parts: &Parts) -> anyhow::Result<Started> {
         metrics: JobMetrics::register(parts.metrics.registry(), Arc::clone(&index))?,
         clock: Arc::clone(&parts.clock),
     };
-    let context = Arc::new(job::Context::new(parts.client.clone(), stores.clone(), index, setup));
+    let context = Arc::new(job::Context::new(parts.client_of(job::NAME), stores.clone(), index, setup));
     Ok(Started {
         ready: async move { stores.ready().await }.boxed(),
         run: Box::new(move |stop| {
@@ -125,7 +125,7 @@ fn start_lists(parts: &Parts) -> anyhow::Result<Started> {
     let name = list::controller::NAME;
     let worker = parts.worker(name, LIST_WORKERS)?;
     let context = Arc::new(list::controller::Context {
-        client: parts.client.clone(),
+        client: parts.client_of(name),
         lists: parts.watches.namespaced(|list: ImageListPullJob| ListView::of(list)),
         jobs: jobs(&parts.watches),
         events: parts.events.for_component(name),
@@ -155,7 +155,7 @@ fn start_node_images(parts: &Parts) -> anyhow::Result<Started> {
     };
     let worker = parts.worker(name, parts.flags.nodeimage_workers)?;
     let context = Arc::new(nodeimage::controller::Context::new(
-        parts.client.clone(),
+        parts.client_of(name),
         stores.clone(),
         parts.events.for_component(name),
         parts.flags.nodeimage_creation_delay,

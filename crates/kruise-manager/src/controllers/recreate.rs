@@ -28,7 +28,7 @@ pub(crate) const ENTRY: Entry = Entry {
 fn start(parts: &Parts) -> anyhow::Result<Started> {
     let worker = parts.worker(NAME, parts.flags.crr_workers)?;
     let context = Arc::new(Context {
-        client: parts.client.clone(),
+        client: parts.client_of(NAME),
         requests: parts.watches.namespaced(|request: ContainerRecreateRequest| RequestView::of(request)),
         pods: parts.watches.namespaced(|pod: PodWire| Some(PodView::from(pod))),
         metrics: RequestMetrics::register(parts.metrics.registry())?,
