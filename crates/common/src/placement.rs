@@ -225,8 +225,9 @@ impl Placement {
     }
 
     fn compile(wire: PlacementWire, share: &mut dyn FnMut(&str) -> Arc<str>) -> Self {
+        let selectors = wire.node_selector.iter();
         let selector: Vec<_> =
-            wire.node_selector.iter().map(|(key, value)| (share(key), share(value))).collect();
+            selectors.map(|(key, value)| (share(key), share(value.as_deref().unwrap_or_default()))).collect();
         let required = wire.affinity.node_affinity.required.map(|required| {
             required.terms.into_iter().map(|term| term.compile(share)).collect::<Box<[Term]>>()
         });
@@ -306,7 +307,7 @@ impl Placement {
 /// What a pod says about where it may run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PlacementWire {
-    pub(crate) node_selector: BTreeMap<String, String>,
+    pub(crate) node_selector: BTreeMap<String, Option<String>>,
     pub(crate) affinity: AffinityWire,
     pub(crate) tolerations: Vec<TolerationWire>,
 }
@@ -315,7 +316,7 @@ pub(crate) struct PlacementWire {
 #[serde(rename_all = "camelCase")]
 struct TemplateSpecWire {
     #[serde(default, deserialize_with = "nullable")]
-    node_selector: BTreeMap<String, String>,
+    node_selector: BTreeMap<String, Option<String>>,
     #[serde(default, deserialize_with = "nullable")]
     affinity: AffinityWire,
     #[serde(default, deserialize_with = "nullable")]

@@ -139,7 +139,7 @@ struct SpecWire {
     #[serde(default, deserialize_with = "nullable")]
     restart_policy: String,
     #[serde(default, deserialize_with = "nullable")]
-    node_selector: BTreeMap<String, String>,
+    node_selector: BTreeMap<String, Option<String>>,
     #[serde(default, deserialize_with = "nullable")]
     affinity: AffinityWire,
     #[serde(default, deserialize_with = "nullable")]
