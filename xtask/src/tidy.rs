@@ -13,6 +13,9 @@ const FORBIDDEN: [(&str, &str); 3] = [
     ("todo!(", "finish it or leave it out"),
     ("unimplemented!(", "finish it or leave it out"),
 ];
+/// Of several ready branches `select!` draws one, from a seed that cannot be given.
+const DRAWN: &str =
+    "select!: say which branch goes first with `biased;`, or a simulated history cannot be replayed";
 /// The crates whose objects are JSON values throughout, so that `json!` is how they say things.
 const DYNAMIC: [&str; 2] = ["sandbox", "simulator"];
 /// Crates everybody builds on, lowest first. A crate may depend on lower ones only.
@@ -89,6 +92,9 @@ fn forbidden(text: &str) -> Vec<(usize, String)> {
                 found.push((index + 1, format!("{}: {why}", what.trim_end_matches('('))));
             }
         }
+        if holds(code, "select! {") && text.lines().nth(index + 1).map(str::trim) != Some("biased;") {
+            found.push((index + 1, DRAWN.to_owned()));
+        }
     }
     found
 }
@@ -159,6 +165,12 @@ mod tests {
         assert_eq!(lines("fn a() {}\n#[cfg(test)]\nmod tests {\n json!({});\n}\n"), Vec::<usize>::new());
         assert_eq!(lines("#[cfg(test)]\nmod tests;\nfn a() { json!({}); }\n"), [3]);
         assert_eq!(lines("/// Not json!({}).\nfn a() { my_json!({}); \"json!(\" }\n"), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn what_is_ready_at_once_is_taken_in_an_order() {
+        assert_eq!(lines("tokio::select! {\n () = a => {}\n}\n"), [1]);
+        assert_eq!(lines("tokio::select! {\n    biased;\n () = a => {}\n}\n"), Vec::<usize>::new());
     }
 
     #[test]

@@ -120,6 +120,7 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
         let mut first = Some(first);
         loop {
             tokio::select! {
+                biased;
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }

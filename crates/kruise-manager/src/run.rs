@@ -129,6 +129,7 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     let patience = parts.flags.webhook_initialize_timeout;
     tokio::pin!(stop);
     tokio::select! {
+        biased;
         waited = wait_for_webhooks(ready, patience, &mut tasks) => waited?,
         () = &mut stop => return Ok(()),
     }
@@ -144,6 +145,7 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     }
 
     let ended = tokio::select! {
+        biased;
         () = stop => Ok(()),
         Some(ended) = tasks.join_next() => Err(early(ended)),
         error = parts.watches.ended() => Err(error),
@@ -259,6 +261,7 @@ async fn wait_for_webhooks(
     tasks: &mut Tasks,
 ) -> anyhow::Result<()> {
     tokio::select! {
+        biased;
         waited = tokio::time::timeout(patience, ready.wait_for(|ready| *ready)) => {
             waited.map_err(|_| anyhow!("webhooks were not set up within {} seconds", patience.as_secs_f64()))??;
             Ok(())

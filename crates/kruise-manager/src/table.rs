@@ -158,11 +158,13 @@ async fn lead(
         leads
     };
     tokio::select! {
+        biased;
         leads = begin => if !leads { return },
         _ = stop.wait_for(|stop| *stop) => return,
     }
     state.running(entry.name, true);
     tokio::select! {
+        biased;
         // Ends when told to stop and the rounds in flight are over.
         () = (started.run)(stop) => {}
         // Shows a definition that goes and comes; the rounds go on with an empty store meanwhile.
@@ -177,6 +179,7 @@ async fn ready(entry: &Entry, ready: BoxFuture<'static, ()>, state: &State, serv
         let missing = missing(entry, &served);
         state.disabled(entry.name, "crd-missing", missing);
         tokio::select! {
+            biased;
             () = &mut ready => break,
             () = tokio::time::sleep(SLOW_START) => if missing {
                 tracing::info!(controller = entry.name, definition = entry.definition, "waits for its definition");

@@ -261,6 +261,7 @@ mod tests {
         let screen = Screen::new(Vec::new(), false);
         let demo = Demo::new(playground.client(), "demo", screen, Pace::SLOW, clock);
         tokio::select! {
+            biased;
             played = demo.play() => played.unwrap(),
             error = playground.ended() => panic!("{error:#}"),
         }

@@ -113,6 +113,7 @@ impl Playground {
         playground.restart_manager()?;
         if let Some(admission) = playground.admission.clone() {
             tokio::select! {
+                biased;
                 () = admission.answers() => {}
                 error = playground.ended() => return Err(error),
             }
@@ -209,6 +210,7 @@ impl Playground {
             }
         };
         tokio::select! {
+            biased;
             ended = manager => match ended {
                 Ok(Ok(())) => anyhow::anyhow!("the manager ended"),
                 Ok(Err(error)) => error.context("the manager ended"),

@@ -122,6 +122,7 @@ async fn run(flags: &Flags, started: Instant) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     tokio::pin!(stop);
     let mut served = tokio::select! {
+        biased;
         served = Served::start(flags.plan()) => served?,
         () = &mut stop => return Ok(()),
     };
@@ -139,6 +140,7 @@ async fn stay(served: &mut Served, stop: impl Future<Output = ()>) -> anyhow::Re
     }
     out.flush()?;
     tokio::select! {
+        biased;
         () = stop => Ok(()),
         error = served.ended() => Err(error),
     }
@@ -148,6 +150,7 @@ async fn play(flags: &Flags, served: &mut Served, stop: impl Future<Output = ()>
     let pace = if flags.fast { Pace::FAST } else { Pace::SLOW };
     let demo = Demo::new(served.client(), "demo", Screen::stdout(), pace, kruise_sandbox::clock::system());
     tokio::select! {
+        biased;
         played = demo.play() => played,
         () = stop => Ok(()),
         error = served.ended() => Err(error),
@@ -162,6 +165,7 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
         let mut first = Some(first);
         loop {
             tokio::select! {
+                biased;
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }

@@ -97,6 +97,7 @@ impl Served {
         served.start_manager(keep).await?;
         let client = served.client();
         tokio::select! {
+            biased;
             usable = usable(&client, plan.nodes) => usable?,
             error = served.ended() => return Err(error),
         }
@@ -138,6 +139,7 @@ impl Served {
     /// Resolves when something ends that should not.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
+            biased;
             error = self.playground.ended() => error,
             why = self.server.failed_to_save() => anyhow!(why),
             ended = &mut self.listening => match ended {

@@ -61,6 +61,7 @@ pub async fn run_controller<F, R, E>(
         });
     }
     let early = tokio::select! {
+        biased;
         _ = shutdown.wait_for(|stop| *stop) => None,
         // Workers end only by shutdown; one that ends before is a fault that nobody here can mend.
         ended = running.join_next() => ended,

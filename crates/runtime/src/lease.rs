@@ -277,6 +277,7 @@ impl<S: LeaseStore> Elector<S> {
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) -> Ended {
         let mut observed = Observed::nothing(Instant::now());
         let held = tokio::select! {
+            biased;
             held = self.acquire(&mut observed) => Some(held),
             () = stopped(&mut shutdown) => None,
         };
@@ -289,6 +290,7 @@ impl<S: LeaseStore> Elector<S> {
         self.leading.send_replace(true);
         self.record("became leader");
         let ended = tokio::select! {
+            biased;
             () = self.renew(&mut observed, held) => Ended::Lost,
             () = stopped(&mut shutdown) => Ended::Shutdown,
         };

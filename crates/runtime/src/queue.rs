@@ -199,6 +199,7 @@ impl WorkQueue {
             };
             match wake {
                 Some(at) => tokio::select! {
+                    biased;
                     () = changed => {}
                     () = tokio::time::sleep_until(at) => {}
                 },

@@ -88,7 +88,8 @@ impl<V> Debug for Inner<V> {
 
 /// What readers see.
 struct Objects<V> {
-    by_key: HashMap<ObjectKey, Arc<V>>,
+    /// In order, so that whoever goes through all of them does so the same way each time.
+    by_key: BTreeMap<ObjectKey, Arc<V>>,
     by_owner: HashMap<Uid, BTreeSet<ObjectKey>>,
 }
 
@@ -160,7 +161,7 @@ impl<V: View> Store<V> {
     pub fn new() -> Self {
         Self {
             inner: Arc::new(Inner {
-                objects: RwLock::new(Objects { by_key: HashMap::new(), by_owner: HashMap::new() }),
+                objects: RwLock::new(Objects { by_key: BTreeMap::new(), by_owner: HashMap::new() }),
                 feed: Mutex::new(Feed {
                     subscribers: Vec::new(),
                     progress: 0,

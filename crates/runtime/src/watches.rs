@@ -261,6 +261,7 @@ async fn watch_while_served<W, V>(
             return;
         }
         tokio::select! {
+            biased;
             () = run_watch(api.clone(), project, store.clone(), watcher::Config::default()) => return,
             gone = served.wait_for(|known| !known.contains(&definition)) => if gone.is_err() { return },
         }

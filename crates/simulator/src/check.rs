@@ -5,6 +5,7 @@
 //! went down within it without the manager's doing are not held against it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -149,6 +150,9 @@ struct State {
     calm: bool,
     broken: Option<String>,
     trace: Vec<String>,
+    /// Of every request and watch event, whoever made or got it, and when.
+    digest: DefaultHasher,
+    begun: Instant,
 }
 
 /// Looks at every write, and lets faults happen.
@@ -177,6 +181,8 @@ impl Checker {
             calm: false,
             broken: None,
             trace: Vec::new(),
+            digest: DefaultHasher::new(),
+            begun: Instant::now(),
         };
         (Arc::new(Self { state: Mutex::new(state), deaths }), receiver)
     }
@@ -201,6 +207,11 @@ impl Checker {
         self.state().trace.clone()
     }
 
+    /// A number that two runs share only if the same happened at the same times in the same order.
+    pub fn digest(&self) -> u64 {
+        self.state().digest.finish()
+    }
+
     /// How many requests the manager made.
     pub fn requests(&self) -> u64 {
         self.state().requests
@@ -213,6 +224,7 @@ impl Checker {
 
 impl Interceptor for Checker {
     fn before(&self, request: &RequestInfo) -> Decision {
+        self.state().note(&(&request.client, request.verb.name(), &request.resource, &request.name));
         if &*request.client != MANAGER || request.dry_run {
             return Decision::default();
         }
@@ -242,6 +254,7 @@ impl Interceptor for Checker {
     }
 
     fn event(&self, event: &WatchEvent<'_>) -> Delivery {
+        self.state().note(&(&event.watch.client, &event.watch.resource));
         if &*event.watch.client != MANAGER {
             return Delivery::Now;
         }
@@ -281,6 +294,10 @@ impl Interceptor for Checker {
 }
 
 impl State {
+    fn note(&mut self, what: &impl Hash) {
+        (self.begun.elapsed(), what).hash(&mut self.digest);
+    }
+
     /// Brings the picture up to date and judges what the request's own change has done.
     fn take_in(&mut self, request: &RequestInfo) {
         let Some(server) = self.server.clone() else { return };

@@ -67,6 +67,8 @@ pub struct Report {
     pub trace: Vec<String>,
     /// Requests of the manager.
     pub requests: u64,
+    /// See [`Checker::digest`].
+    pub digest: u64,
 }
 
 /// Plays a history in virtual time on a runtime of its own.
@@ -74,6 +76,8 @@ pub struct Report {
 /// # Errors
 /// What went wrong first.
 pub fn run(history: &History, mistake: Option<Mistake>) -> Result<Report, Failure> {
+    // The jitter of watches that begin again comes from this thread's generator.
+    fastrand::seed(history.seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -130,10 +134,12 @@ async fn play(history: &History, mistake: Option<Mistake>) -> anyhow::Result<Res
     }
     world.pass(Duration::from_secs(5)).await?;
     world.calm().await?;
-    Ok(world
-        .end()
-        .await?
-        .map(|()| Report { trace: world.checker.trace(), requests: world.checker.requests() }))
+    let checker = Arc::clone(&world.checker);
+    Ok(world.end().await?.map(|()| Report {
+        trace: checker.trace(),
+        requests: checker.requests(),
+        digest: checker.digest(),
+    }))
 }
 
 impl World {
@@ -152,6 +158,7 @@ impl World {
         let until = Instant::now() + time;
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(until) => return Ok(()),
                 Some(()) = self.deaths.recv() => {
                     self.playground.crash_manager();

@@ -123,7 +123,7 @@ fn a_rollout_survives_a_crash_before_and_after_every_request() {
 
 #[test]
 fn a_seed_plays_the_same_history_again() {
-    for seed in 0..20 {
+    for seed in 0..60 {
         let history = History::of(seed);
         let (first, second) = (run(&history, None).unwrap(), run(&history, None).unwrap());
         assert_eq!(first, second, "{history}");

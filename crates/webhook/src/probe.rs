@@ -62,6 +62,7 @@ async fn ask(port: u16, authority: &[u8]) -> Result<(), ProbeError> {
     // The connection does the work; it ends by itself only on failure.
     tokio::pin!(answer, connection);
     let response = tokio::select! {
+        biased;
         response = &mut answer => response?,
         ended = &mut connection => {
             ended?;

@@ -192,6 +192,7 @@ impl Server {
         let graceful = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
+                biased;
                 () = stopped(&mut shutdown) => break,
                 accepted = listener.accept() => accepted,
             };
@@ -262,6 +263,7 @@ async fn connection(
     let served = watcher.watch(builder.serve_connection(TokioIo::new(tls), service).into_owned());
     tokio::pin!(served);
     let ended = tokio::select! {
+        biased;
         ended = &mut served => Some(ended),
         () = tokio::time::sleep(limits.headers) => None,
     };

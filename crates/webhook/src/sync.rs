@@ -201,6 +201,7 @@ impl Syncer {
         let mut retry = FIRST_RETRY;
         loop {
             let wait = tokio::select! {
+                biased;
                 () = stopped(&mut shutdown) => return,
                 passed = self.pass() => match passed {
                     Ok(pass) => {
@@ -221,6 +222,7 @@ impl Syncer {
                 },
             };
             tokio::select! {
+                biased;
                 () = stopped(&mut shutdown) => return,
                 () = tokio::time::sleep(wait) => {}
                 () = changed.notified() => {

@@ -43,6 +43,7 @@ const WORKERS: usize = 16;
 /// Collects garbage until `stop` resolves.
 pub async fn run(client: Client, scope: Scope, stop: impl Future<Output = ()>) {
     tokio::select! {
+        biased;
         () = collect(client, scope) => {}
         () = stop => {}
     }
@@ -114,6 +115,7 @@ impl Collector {
     async fn definitions_changed(&self, tasks: &mut JoinSet<()>) {
         loop {
             tokio::select! {
+                biased;
                 () = self.definitions.notified() => return,
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             }

@@ -94,6 +94,7 @@ pub async fn run_only(
     // After the controllers, so that their subscriptions are there when the first objects come.
     tasks.push(hub.watch(which).boxed());
     tokio::select! {
+        biased;
         _ = join_all(tasks) => {}
         () = stop => {}
     }

@@ -148,6 +148,7 @@ impl Nodes {
         };
         let mut engine = Engine::new(Arc::clone(&self.shared), inbox);
         tokio::select! {
+            biased;
             () = engine.run() => {}
             () = stop => {}
         }

@@ -104,6 +104,7 @@ impl Server {
         let mut connections = JoinSet::new();
         loop {
             let (stream, _) = tokio::select! {
+                biased;
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) if is_passing(&error) => {

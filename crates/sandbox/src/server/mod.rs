@@ -26,6 +26,7 @@ mod render;
 mod route;
 mod selector;
 mod service;
+mod signal;
 pub(crate) mod storage;
 mod sub;
 mod watch;

@@ -6,10 +6,10 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use super::signal::{Receiver, Signal};
 use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
-use tokio::sync::watch;
 
 use super::journal::Journal;
 use crate::object;
@@ -138,7 +138,7 @@ pub(crate) struct Cursor {
     /// The resourceVersion up to which the reader has seen everything.
     pub(crate) at: Arc<AtomicU64>,
     /// Wakes when the table changes; ends when the table is gone.
-    pub(crate) changed: watch::Receiver<u64>,
+    pub(crate) changed: Receiver,
 }
 
 impl Cursor {
@@ -159,7 +159,7 @@ struct Table {
     history: VecDeque<Arc<Event>>,
     compacted: u64,
     readers: Vec<Weak<AtomicU64>>,
-    changed: watch::Sender<u64>,
+    changed: Signal,
 }
 
 impl Table {
@@ -169,7 +169,7 @@ impl Table {
             history: VecDeque::new(),
             compacted,
             readers: Vec::new(),
-            changed: watch::Sender::new(0),
+            changed: Signal::default(),
         }
     }
 
@@ -193,10 +193,9 @@ impl Table {
     }
 
     fn record(&mut self, event: Event, limit: usize) {
-        let rv = event.rv;
         self.history.push_back(Arc::new(event));
         self.trim(limit);
-        self.changed.send_replace(rv);
+        self.changed.send();
     }
 }
 

@@ -209,7 +209,7 @@ impl Watcher {
     }
 
     fn fill(&mut self) -> Result<(), u64> {
-        let _ = self.cursor.changed.borrow_and_update();
+        self.cursor.changed.look();
         let store = lock(&self.call.server.0.store);
         self.pending.extend(store.after(&self.call.table, self.cursor.rv(), BATCH)?);
         if self.pending.is_empty() {
