@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::broadcastjob::BroadcastJobSpec;
 use crate::conversion::ConversionError;
 use crate::imagelistpulljob::ImageListPullJobSpec;
 
@@ -81,7 +82,7 @@ pub struct BroadcastJobTemplate {
     pub metadata: Option<Value>,
     /// Spec of the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "crate::schema::raw_object")]
+    #[schemars(with = "Option<BroadcastJobSpec>")]
     pub spec: Option<Value>,
 }
 
