@@ -3,15 +3,16 @@
 use serde_json::Value;
 
 use crate::{
-    V1ALPHA1, V1BETA1, broadcastjob, cloneset, containerrecreaterequest, imagelistpulljob, imagepulljob,
-    nodeimage,
+    V1ALPHA1, V1BETA1, advancedcronjob, broadcastjob, cloneset, containerrecreaterequest, imagelistpulljob,
+    imagepulljob, nodeimage,
 };
 
 /// Rewrites an object of one version as another.
 type Rewrite = fn(Value) -> Result<Value, ConversionError>;
 
 /// Every kind, with its way to v1beta1 and its way back; none where both versions have one shape.
-const KINDS: [(&str, Option<(Rewrite, Rewrite)>); 6] = [
+const KINDS: [(&str, Option<(Rewrite, Rewrite)>); 7] = [
+    (advancedcronjob::KIND, Some((advancedcronjob::to_v1beta1, advancedcronjob::to_v1alpha1))),
     (broadcastjob::KIND, None),
     (cloneset::KIND, Some((cloneset::conversion::to_v1beta1, cloneset::conversion::to_v1alpha1))),
     (
@@ -45,6 +46,9 @@ pub enum ConversionError {
     /// A field does not hold an object, as it must.
     #[error("{0} is not an object")]
     NotAnObject(&'static str),
+    /// A field has no place in the version asked for.
+    #[error("{0} is not supported in {1}")]
+    NotSupported(&'static str, &'static str),
 }
 
 /// The object in the version asked for. An object that is in that version already comes back as it is.
@@ -67,7 +71,8 @@ pub fn convert(object: Value, desired_api_version: &str) -> Result<Value, Conver
     Err(ConversionError::Unsupported { kind, from, to: desired_api_version.to_owned() })
 }
 
-fn renamed(mut object: Value, api_version: &str) -> Value {
+/// The object with another apiVersion and nothing else changed.
+pub(crate) fn renamed(mut object: Value, api_version: &str) -> Value {
     if let Some(field) = object.get_mut("apiVersion") {
         *field = Value::from(api_version);
     }

@@ -7,7 +7,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use crate::{broadcastjob, cloneset, containerrecreaterequest, imagelistpulljob, imagepulljob, nodeimage};
+use crate::{
+    advancedcronjob, broadcastjob, cloneset, containerrecreaterequest, imagelistpulljob, imagepulljob,
+    nodeimage,
+};
 
 /// Namespace of the webhook service, as installed by default.
 pub const WEBHOOK_NAMESPACE: &str = "kruise-system";
@@ -25,6 +28,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         nodeimages(),
         containerrecreaterequests(),
         broadcastjobs(),
+        advancedcronjobs(),
     ]
 }
 
@@ -102,6 +106,19 @@ pub fn broadcastjobs() -> CustomResourceDefinition {
         ("AGE", "date", ".metadata.creationTimestamp", "Time since the job was created."),
     ];
     with_v1alpha1(broadcastjob::BroadcastJob::crd(), &columns, |_| {})
+}
+
+/// The definition of AdvancedCronJob: v1alpha1 only lacks one kind of template, so nothing is converted.
+pub fn advancedcronjobs() -> CustomResourceDefinition {
+    let columns = [
+        ("Schedule", "string", ".spec.schedule", "When it runs."),
+        ("Type", "string", ".status.type", "The kind of its jobs."),
+        ("LastScheduleTime", "date", ".status.lastScheduleTime", "Time since it last ran by schedule."),
+        ("AGE", "date", ".metadata.creationTimestamp", "Time since the object was created."),
+    ];
+    with_v1alpha1(advancedcronjob::AdvancedCronJob::crd(), &columns, |schema| {
+        remove_property(schema, &["spec", "template"], "imageListPullJobTemplate");
+    })
 }
 
 /// The definition of CloneSet: v1beta1 is stored, v1alpha1 is converted by the webhook.
@@ -523,6 +540,39 @@ mod tests {
         };
         assert_eq!(secrets("v1beta1"), ["mode", "name", "namespace"]);
         assert_eq!(secrets("v1alpha1"), ["name", "namespace"]);
+    }
+
+    #[test]
+    fn cron_jobs_have_three_templates_of_which_v1alpha1_knows_two_and_keep_what_they_do_not_know() {
+        let columns = "Schedule Type LastScheduleTime AGE";
+        assert_eq!(
+            columns_of(advancedcronjobs()),
+            [format!("v1beta1 {columns}"), format!("v1alpha1 {columns}")]
+        );
+        let templates =
+            |version| served(advancedcronjobs(), version).0["spec"]["properties"]["template"].clone();
+        let names = |version| {
+            let templates = templates(version);
+            templates["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(names("v1beta1"), ["broadcastJobTemplate", "imageListPullJobTemplate", "jobTemplate"]);
+        assert_eq!(names("v1alpha1"), ["broadcastJobTemplate", "jobTemplate"]);
+        let kept = |path: &str| {
+            templates("v1beta1").pointer(path).unwrap()["x-kubernetes-preserve-unknown-fields"] == true
+        };
+        assert!(kept("/properties/jobTemplate"));
+        assert!(kept("/properties/broadcastJobTemplate/properties/metadata"));
+        assert!(kept("/properties/imageListPullJobTemplate/properties/metadata"));
+        let list = &templates("v1beta1")["properties"]["imageListPullJobTemplate"]["properties"]["spec"];
+        assert_eq!(list["required"], json!(["completionPolicy", "images"]));
+        let (schema, manifest) = served(advancedcronjobs(), "v1beta1");
+        assert_eq!(schema["spec"]["required"], json!(["schedule", "template"]));
+        assert_eq!(
+            schema["spec"]["properties"]["concurrencyPolicy"]["enum"],
+            json!(["Allow", "Forbid", "Replace"])
+        );
+        assert_eq!(manifest["spec"].get("conversion"), None);
+        assert_eq!(manifest["spec"]["names"]["shortNames"], json!(["acj"]));
     }
 
     #[test]

@@ -178,3 +178,12 @@ pub const CONDITION_PRE_RECREATE_GRACE: &str = "PreRecreateGrace";
 pub const READINESS_AGENT_CRR: &str = "ContainerRecreateRequest";
 /// Pod condition: the sidecars were asked to end after the main containers had.
 pub const CONDITION_SIDECAR_TERMINATED: &str = "SidecarTerminated";
+
+/// Annotation of a child of an AdvancedCronJob: the time for which its run was scheduled, RFC 3339.
+pub const SCHEDULED_AT: &str = "apps.kruise.io/scheduled-at";
+/// AdvancedCronJob annotation of users: run once now, whatever the schedule says. Any value but an empty one.
+pub const RUN_NOW: &str = "apps.kruise.io/run-now";
+/// Private AdvancedCronJob annotation: since when, in Unix seconds, a run asked for by [`RUN_NOW`] is due.
+pub const RUN_DUE: &str = "apps.kruise.io/run-due";
+/// Annotation of a child of an AdvancedCronJob that was asked for by [`RUN_NOW`]: when, RFC 3339.
+pub const REQUESTED_AT: &str = "apps.kruise.io/requested-at";

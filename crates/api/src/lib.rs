@@ -2,6 +2,7 @@
 //!
 //! This crate knows no behaviour: it is what is written to and read from the API server.
 
+pub mod advancedcronjob;
 pub mod broadcastjob;
 pub mod cloneset;
 pub mod containerrecreaterequest;

@@ -14,6 +14,7 @@ pub mod placement;
 pub mod pod;
 pub mod pod_wire;
 pub mod pre_download;
+pub mod pull_checks;
 pub mod readiness;
 pub mod revision;
 pub mod selector;

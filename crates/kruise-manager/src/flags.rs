@@ -55,6 +55,9 @@ pub struct Flags {
     /// Which controllers run: names, "*" for all, "-name" to leave one out.
     #[arg(long, default_value = "*", allow_hyphen_values = true)]
     pub controllers: String,
+    /// Parallel reconciles of AdvancedCronJobs.
+    #[arg(long, default_value_t = 3)]
+    pub advancedcronjob_workers: usize,
     /// Parallel reconciles of BroadcastJobs.
     #[arg(long, default_value_t = 3)]
     pub broadcastjob_workers: usize,
@@ -140,8 +143,6 @@ pub struct Accepted {
     ws_enabled_versioned_status: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     assign_pods_by_scheduler: Option<String>,
-    #[arg(long, hide = true)]
-    advancedcronjob_workers: Option<usize>,
     #[arg(long, hide = true)]
     daemonset_workers: Option<usize>,
     #[arg(long, hide = true)]

@@ -27,6 +27,7 @@ pub(crate) const TABLE: &[Entry] = &[
     controllers::images::LISTS,
     controllers::images::NODE_IMAGES,
     controllers::recreate::ENTRY,
+    controllers::cron::ENTRY,
 ];
 
 /// One controller.
@@ -64,7 +65,8 @@ pub(crate) fn admission(parts: &Parts) -> anyhow::Result<Router> {
     let router = controllers::cloneset::admission(router, parts, protection);
     let router = controllers::broadcastjob::admission(router, parts);
     let router = controllers::images::admission(router, parts);
-    Ok(controllers::recreate::admission(router, parts))
+    let router = controllers::recreate::admission(router, parts);
+    Ok(controllers::cron::admission(router, parts))
 }
 
 /// The paths to make known to the API server: all that are served, but those of kinds whose controller `--controllers`

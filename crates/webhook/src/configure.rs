@@ -215,6 +215,28 @@ pub const ENTRIES: &[Entry] = &[
             operations: &["CREATE", "UPDATE"],
         }],
     },
+    Entry {
+        configuration: Configuration::Mutating,
+        name: "madvancedcronjob.kb.io",
+        path: "/mutate-apps-kruise-io-advancedcronjob",
+        rules: &[Rule {
+            group: "apps.kruise.io",
+            versions: BOTH,
+            resources: &["advancedcronjobs"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+    },
+    Entry {
+        configuration: Configuration::Validating,
+        name: "vadvancedcronjob.kb.io",
+        path: "/validate-apps-kruise-io-advancedcronjob",
+        rules: &[Rule {
+            group: "apps.kruise.io",
+            versions: BOTH,
+            resources: &["advancedcronjobs"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+    },
 ];
 
 /// A CRD whose objects this binary converts.

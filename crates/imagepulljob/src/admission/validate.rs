@@ -2,15 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kruise_common::image_ref::ImageRef;
-use kruise_common::selector::Selector;
+use kruise_common::pull_checks;
 use serde_json::Value;
 
 use super::Kind;
 use crate::task::{DEFAULT_TIMEOUT_SECONDS, NEVER};
 
-const MAX_IMAGES_OF_LIST: usize = 255;
 const MAX_IMAGES_OF_NODE: usize = 256;
 
 /// Every rule an object breaks; empty if it is acceptable.
@@ -19,19 +16,19 @@ pub fn validate(object: &Value, kind: Kind) -> Vec<String> {
     let spec = object.get("spec").unwrap_or(&Value::Null);
     match kind {
         Kind::Job => {
-            check_selectors(spec, &mut faults);
+            faults.extend(messages(pull_checks::of_selectors(spec)));
             let image = spec.get("image").and_then(Value::as_str).unwrap_or_default();
             if image.is_empty() {
                 faults.push("image can not be empty".to_owned());
             } else {
-                check_image(image, &mut faults);
+                faults.extend(pull_checks::of_image(image));
             }
             check_parallelism(spec, &mut faults);
             check_completion(spec, true, &mut faults);
         }
         Kind::List => {
-            check_selectors(spec, &mut faults);
-            check_images(spec, &mut faults);
+            faults.extend(messages(pull_checks::of_selectors(spec)));
+            faults.extend(messages(pull_checks::of_images(spec)));
             check_parallelism(spec, &mut faults);
             // Whether the deadline leaves time for an attempt is the jobs' own webhook to say.
             check_completion(spec, false, &mut faults);
@@ -49,64 +46,8 @@ pub fn immutable_fault(object: &Value, old: &Value, kind: Kind) -> Option<String
     (kind == Kind::Job && secrets(object) != secrets(old)).then(|| "spec.pullSecrets is immutable".to_owned())
 }
 
-fn check_selectors(spec: &Value, faults: &mut Vec<String>) {
-    let get = |key: &str| spec.get(key).filter(|value| !value.is_null());
-    let (nodes, pods) = (get("selector"), get("podSelector"));
-    if let Some(selector) = nodes {
-        let filled = |key: &str| {
-            selector.get(key).is_some_and(|value| {
-                value.as_array().is_some_and(|list| !list.is_empty())
-                    || value.as_object().is_some_and(|map| !map.is_empty())
-            })
-        };
-        let names = selector.get("names").and_then(Value::as_array);
-        if names.is_some() && (filled("matchLabels") || filled("matchExpressions")) {
-            faults.push("can not set both names and labelSelector in this spec.selector".to_owned());
-        }
-        let mut seen = BTreeSet::new();
-        if names.into_iter().flatten().filter_map(Value::as_str).any(|name| !seen.insert(name)) {
-            faults.push("duplicated name in selector names".to_owned());
-        }
-        check_selector(selector, "invalid selector", faults);
-    }
-    if let Some(selector) = pods {
-        check_selector(selector, "invalid podSelector", faults);
-    }
-    if nodes.is_some() && pods.is_some() {
-        faults.push("can not set both selector and podSelector".to_owned());
-    }
-}
-
-fn check_selector(selector: &Value, what: &str, faults: &mut Vec<String>) {
-    let parsed = serde_json::from_value::<LabelSelector>(selector.clone())
-        .map_err(|error| error.to_string())
-        .and_then(|selector| Selector::parse(&selector));
-    if let Err(error) = parsed {
-        faults.push(format!("{what}: {error}"));
-    }
-}
-
-fn check_image(image: &str, faults: &mut Vec<String>) {
-    if let Err(error) = ImageRef::parse(image) {
-        faults.push(format!("invalid image {image}: {error}"));
-    }
-}
-
-fn check_images(spec: &Value, faults: &mut Vec<String>) {
-    let images = spec.get("images").and_then(Value::as_array);
-    let images: Vec<_> = images.into_iter().flatten().filter_map(Value::as_str).collect();
-    if images.is_empty() || images.contains(&"") {
-        faults.push("image can not be empty".to_owned());
-    }
-    if images.len() > MAX_IMAGES_OF_LIST {
-        faults.push(format!("the maximum number of images cannot > {MAX_IMAGES_OF_LIST}"));
-    }
-    if images.iter().collect::<BTreeSet<_>>().len() < images.len() {
-        faults.push("images cannot have duplicate values".to_owned());
-    }
-    for image in images.into_iter().filter(|image| !image.is_empty()) {
-        check_image(image, faults);
-    }
+fn messages(faults: Vec<pull_checks::Fault>) -> impl Iterator<Item = String> {
+    faults.into_iter().map(|fault| fault.message)
 }
 
 fn check_parallelism(spec: &Value, faults: &mut Vec<String>) {

@@ -2,5 +2,6 @@
 
 pub(crate) mod broadcastjob;
 pub(crate) mod cloneset;
+pub(crate) mod cron;
 pub(crate) mod images;
 pub(crate) mod recreate;

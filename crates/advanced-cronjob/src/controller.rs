@@ -1,0 +1,236 @@
+//! One round of one AdvancedCronJob, and what wakes it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kruise_api::advancedcronjob::{AdvancedCronJobStatus, KIND};
+use kruise_common::key::{ObjectKey, Uid};
+use kruise_runtime::controller::Requeue;
+use kruise_runtime::events::{EventRecorder, EventType};
+use kruise_runtime::queue::WorkQueue;
+use kruise_runtime::store::{Change, Store};
+use kruise_runtime::watches::Watches;
+use kruise_runtime::writes::Error;
+
+use crate::apply;
+use crate::child::{Child, Kind};
+use crate::observe::{Observed, Request};
+use crate::plan::{Note, Plan, plan};
+use crate::status;
+use crate::stores::{Children, JobView};
+
+/// Name of the controller: label of its metrics, source of its events.
+pub const NAME: &str = "advancedcronjob-controller";
+
+/// When to look again after somebody else was faster.
+const AFTER_CONFLICT: Duration = Duration::from_millis(200);
+
+/// What rounds need.
+pub struct Context {
+    pub(crate) client: kube::Client,
+    pub(crate) jobs: Store<JobView>,
+    pub(crate) children: Children,
+    pub(crate) local: TimeZone,
+    events: EventRecorder,
+    queue: WorkQueue,
+    watches: Watches,
+    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// What was true of each object when it was last looked at, so that it is told once. Nothing is decided by it.
+    told: Mutex<HashMap<Uid, HashSet<Note>>>,
+}
+
+impl Context {
+    /// Watches AdvancedCronJobs from now on, their children when there is need. `local` is the zone of this process.
+    pub fn new(
+        client: kube::Client,
+        watches: Watches,
+        queue: WorkQueue,
+        events: EventRecorder,
+        local: TimeZone,
+        clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    ) -> Self {
+        Self {
+            client,
+            jobs: watches.namespaced(JobView::of),
+            children: Children::new(watches.clone(), queue.clone()),
+            local,
+            events,
+            queue,
+            watches,
+            clock,
+            told: Mutex::default(),
+        }
+    }
+
+    /// Resolves when the AdvancedCronJobs are known.
+    pub async fn ready(&self) {
+        self.jobs.ready().await;
+    }
+
+    pub(crate) fn event(&self, job: &JobView, kind: EventType, reason: &str, message: &str) {
+        let object = ObjectReference {
+            api_version: Some(kruise_api::V1BETA1.to_owned()),
+            kind: Some(KIND.to_owned()),
+            namespace: Some(job.key.namespace.to_string()),
+            name: Some(job.key.name.to_string()),
+            uid: Some(job.uid.to_string()),
+            ..ObjectReference::default()
+        };
+        self.events.event(object, kind, reason, message);
+    }
+
+    /// Those notes that were not true of the object in its last round.
+    pub(crate) fn news(&self, uid: &Uid, notes: Vec<Note>) -> Vec<Note> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = told.remove(uid).unwrap_or_default();
+        if !notes.is_empty() {
+            told.insert(uid.clone(), notes.iter().cloned().collect());
+        }
+        notes.into_iter().filter(|note| !before.contains(note)).collect()
+    }
+}
+
+/// Wakes AdvancedCronJobs that change; their children wake them as soon as they are watched.
+pub fn wire(context: &Arc<Context>) {
+    let (waker, forgetful) = (context.queue.clone(), Arc::downgrade(context));
+    context.jobs.subscribe(Box::new(move |change: &Change<JobView>| match (&change.old, &change.new) {
+        (_, Some(job)) => waker.add(job.key.clone()),
+        (Some(gone), None) => {
+            if let Some(context) = forgetful.upgrade() {
+                context.news(&gone.uid, Vec::new());
+            }
+        }
+        (None, None) => {}
+    }));
+}
+
+/// Wakes all when a kind of children comes to be served, or is no more; for ever.
+pub async fn follow(context: Arc<Context>) {
+    let mut served = context.watches.served();
+    let kinds = || Kind::ALL.map(|kind| context.children.is_served(kind));
+    let mut known = kinds();
+    while served.changed().await.is_ok() {
+        let now = kinds();
+        if now != known {
+            known = now;
+            context.jobs.all().into_iter().for_each(|job| context.queue.add(job.key.clone()));
+        }
+    }
+    std::future::pending().await
+}
+
+/// One round.
+///
+/// # Errors
+/// The first failure of the round; what succeeded is published all the same.
+pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
+    match round(&key, &context).await {
+        Err(error @ Error::Conflict(_)) => {
+            tracing::debug!(%error, "decided again");
+            Ok(Requeue::After(AFTER_CONFLICT))
+        }
+        Err(error @ Error::NamespaceGone(_)) => {
+            tracing::debug!(%error, "the object goes with its namespace");
+            Ok(Requeue::None)
+        }
+        ended => ended,
+    }
+}
+
+async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
+    let Some(job) = context.jobs.get(key) else { return Ok(Requeue::None) };
+    tracing::Span::current().record("generation", job.object.metadata.generation);
+    if job.object.metadata.deletion_timestamp.is_some() {
+        return Ok(Requeue::None);
+    }
+    let kind = Kind::of(&job.object.spec.template);
+    if !context.children.is_served(kind) {
+        apply::tell(&job, vec![Note::NotServed(kind.name())], context);
+        let stored = job.object.status.clone().unwrap_or_default();
+        let wanted = AdvancedCronJobStatus { type_: Some(kind.name().to_owned()), ..stored };
+        return apply::publish(&job, &wanted, context).await.map(|()| Requeue::None);
+    }
+    let Some(children) = context.children.of(kind, &job.uid).await else {
+        return Ok(Requeue::After(Duration::from_secs(1)));
+    };
+    // Read again: the children may have kept the round waiting.
+    let Some(job) = context.jobs.get(key).filter(|now| now.uid == job.uid) else {
+        return Ok(Requeue::After(Duration::ZERO));
+    };
+    let now = (context.clock)();
+    let seen = Observed::of(&job.object, children, &context.local, now);
+    if seen.request == Some(Request::Asked) {
+        // The answer wakes the next round, which sees what is due.
+        return apply::accept_request(&job, now, context).await.map(|()| Requeue::None);
+    }
+    let plan = plan(&seen);
+    if let Some(wait) = plan.wake_in {
+        // Also after a failure, whose back-off may be longer.
+        context.queue.add_after(key.clone(), wait);
+    }
+    carry_out(&job, seen, plan, context).await.map(|()| Requeue::None)
+}
+
+/// Makes room, runs, publishes, and only then forgets children: their runs are remembered by then.
+async fn carry_out(job: &JobView, seen: Observed, plan: Plan, context: &Context) -> Result<(), Error> {
+    let Plan { replaced, run, trimmed, mut notes, wake_in: _ } = plan;
+    let mut children = seen.children.clone();
+    let mut outcome = Ok(());
+    for child in &replaced {
+        match apply::delete(job, seen.kind, child, context).await {
+            Ok(()) => children.retain(|other| other.uid != child.uid),
+            Err(error) => {
+                note_failure(&mut notes, &error, Note::FailedDelete);
+                outcome = outcome.and(Err(error));
+            }
+        }
+    }
+    let mut done = false;
+    if let Some(run) = run.filter(|_| outcome.is_ok()) {
+        match apply::create(job, seen.kind, run, context).await {
+            Ok(child) => {
+                children.retain(|other| other.uid != child.uid);
+                children.push(child);
+                done = true;
+            }
+            Err(error) => {
+                note_failure(&mut notes, &error, Note::FailedCreate);
+                outcome = Err(error);
+            }
+        }
+    }
+    apply::tell(job, notes, context);
+    let published = publish(job, &seen, &children, context).await;
+    if published.is_ok() && done && matches!(run, Some(crate::child::Run::Request(_))) {
+        outcome = outcome.and(close_request(job, context).await);
+    }
+    if published.is_ok() {
+        for child in &trimmed {
+            outcome = outcome.and(apply::delete(job, seen.kind, child, context).await);
+        }
+    }
+    outcome.and(published)
+}
+
+async fn publish(job: &JobView, seen: &Observed, children: &[Child], context: &Context) -> Result<(), Error> {
+    apply::publish(job, &status::of(seen, children, job.object.status.as_ref()), context).await
+}
+
+/// The annotation goes at the version that is stored now: publishing has made a new one.
+async fn close_request(job: &JobView, context: &Context) -> Result<(), Error> {
+    let Some(stored) = context.jobs.get(&job.key).filter(|stored| stored.uid == job.uid) else {
+        return Ok(());
+    };
+    apply::close_request(&stored, context).await
+}
+
+/// Conflicts and namespaces that go are no failures anybody could do something about.
+fn note_failure(notes: &mut Vec<Note>, error: &Error, note: impl Fn(String) -> Note) {
+    if let Error::Api { source, .. } = error {
+        notes.push(note(source.to_string()));
+    }
+}
