@@ -113,7 +113,7 @@ pub(crate) async fn publish(
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Annotations<'a> {
+struct Metadata<'a> {
     uid: &'a str,
     resource_version: &'a str,
     annotations: BTreeMap<&'a str, Option<String>>,
@@ -136,7 +136,7 @@ async fn annotate(
     annotations: BTreeMap<&str, Option<String>>,
     context: &Context,
 ) -> Result<(), Error> {
-    let metadata = Annotations { uid: &job.uid.0, resource_version: &job.resource_version, annotations };
+    let metadata = Metadata { uid: &job.uid.0, resource_version: &job.resource_version, annotations };
     let patch = Patch::Merge(MetadataPatch { metadata });
     let api = Api::<AdvancedCronJob>::namespaced(context.client.clone(), &job.key.namespace);
     let answer = api.patch(&job.key.name, &PatchParams::default(), &patch).await;

@@ -120,7 +120,7 @@ pub async fn follow(context: Arc<Context>) {
             context.jobs.all().into_iter().for_each(|job| context.queue.add(job.key.clone()));
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// One round.

@@ -119,6 +119,7 @@ fn job_template(seconds: Option<u32>) -> Value {
             "containers": [{"name": "main", "image": "busybox:1", "command": command}]}}}})
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the json! of a test is written where it is used")]
 fn cron(spec: Value) -> Value {
     let mut object = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "AdvancedCronJob",
         "metadata": {"name": "a"},
@@ -144,7 +145,7 @@ async fn a_job_comes_each_full_minute_looks_like_its_template_and_the_newest_thr
     assert_eq!(world.names().await, Vec::<String>::new(), "nothing for the minute it was created in");
     world.pass(31).await;
     let first = format!("a-{}", unix("2026-01-01T10:01:00Z"));
-    assert_eq!(world.names().await, [first.clone()]);
+    assert_eq!(world.names().await, std::slice::from_ref(&first));
     let job = world.jobs().get(&first).await.unwrap();
     assert_eq!(job.labels()["app"], "x");
     assert_eq!(job.annotations()["note"], "y");
@@ -486,7 +487,7 @@ async fn a_crash_after_any_write_loses_and_repeats_nothing() {
             "template": {"jobTemplate": job_template(Some(70))}})))
             .await;
         world.pass(29).await;
-        let end = tokio::time::Instant::now() + Duration::from_secs(4 * 60);
+        let end = tokio::time::Instant::now() + Duration::from_mins(4);
         let stop = world.manager_writes() + cut;
         while world.manager_writes() < stop && tokio::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,5 +1,7 @@
 //! `docs/feature-gates.md` says what the code does.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use kruise_common::gates::{FeatureGates, Gate, Stage};
 
 fn page() -> String {

@@ -57,6 +57,7 @@ fn run_at(spec: Value, children: &[Child], now: &str) -> (Option<String>, Vec<&'
     (run, plan.notes.iter().map(Note::reason).collect())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the status holds it")]
 fn tick(time: &str) -> Option<String> {
     Some(format!("2026-01-01T{time}Z"))
 }

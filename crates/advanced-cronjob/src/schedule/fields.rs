@@ -45,7 +45,7 @@ impl Field {
     /// The largest value that is not above `from`, which is below 63.
     fn at_or_below(self, from: u32) -> Option<u32> {
         let rest = self.bits & (1_u64.checked_shl(from + 1).unwrap_or(0)).wrapping_sub(1);
-        (rest != 0).then(|| 63 - rest.leading_zeros())
+        rest.checked_ilog2()
     }
 }
 
