@@ -20,7 +20,8 @@ pub enum Fate {
     Restarting,
     /// Runs, or is about to.
     Active,
-    /// Is being deleted before it has ended.
+    /// Is being deleted, and has not ended well. That its containers were stopped for it says nothing about the job: a
+    /// pod that leaves with its node, or by somebody's hand, is `Failed` for a moment before it is gone.
     Going,
 }
 
@@ -29,8 +30,8 @@ impl Fate {
     pub fn of(pod: &PodView, restart_limit: i32) -> Self {
         match pod.phase {
             Phase::Succeeded => Self::Succeeded,
-            Phase::Failed => Self::Failed,
             _ if pod.deleted.is_some() => Self::Going,
+            Phase::Failed => Self::Failed,
             _ if pod.restart_policy == RestartPolicy::OnFailure && pod.restarts() > restart_limit => {
                 Self::Restarting
             }

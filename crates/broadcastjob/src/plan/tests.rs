@@ -248,6 +248,17 @@ fn a_failed_pod_means_what_the_policy_says() {
 }
 
 #[test]
+fn a_job_does_not_fail_because_a_pod_was_stopped_to_leave_its_node() {
+    let mut stopped = going();
+    merge(&mut stopped, phase("Failed"));
+    let world =
+        World::new(json!({"failurePolicy": {"type": "FailFast"}}), 2).pod("n0", stopped).pod("n1", json!({}));
+    assert_eq!(world.plan().ending, None);
+    assert_eq!(world.counts(), (1, 0, 0, 2));
+    assert_eq!(steps(&world.plan()), lists([], []), "its node waits until it is gone");
+}
+
+#[test]
 fn the_pod_that_crash_loops_is_deleted_too_when_the_job_fails() {
     let world = World::new(json!({"failurePolicy": {"type": "FailFast", "restartLimit": 3}}), 3)
         .pod("n0", restarts(3))
