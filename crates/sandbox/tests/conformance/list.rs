@@ -229,7 +229,9 @@ async fn wrong_resource_versions_are_refused(t: Target) {
 }
 
 async fn a_get_takes_a_resource_version(t: Target) {
-    t.given(MAPS, json!({"metadata": {"name": "a"}})).await;
+    // These are answered from a cache, which may not know the object yet.
+    let version = t.given(MAPS, json!({"metadata": {"name": "a"}})).await.version();
+    t.until(&format!("{MAPS}/a?resourceVersion={version}"), "the cache has it", |a| a.code == 200).await;
     t.get(&format!("{MAPS}/a?resourceVersion=0")).await;
     t.get(&format!("{MAPS}/a?resourceVersion=1")).await;
     t.get(&format!("{MAPS}/a?resourceVersion=bad")).await;
