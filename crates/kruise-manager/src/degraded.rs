@@ -2,7 +2,7 @@
 //! process goes on, and says so: in `/readyz?verbose`, in a metric, in its log and by an Event on its Namespace.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -17,6 +17,11 @@ use crate::parts::Parts;
 
 /// After this, a definition that could not be read is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The definitions of this build. Made once in a process: schemas are derived from types at some cost, and simulations
+/// start thousands of managers.
+static OURS: LazyLock<Vec<DefinitionSeen>> =
+    LazyLock::new(|| kruise_api::crd::all().iter().filter_map(DefinitionSeen::of).collect());
 
 /// What is wrong, by definition. Clones share it.
 pub(crate) type Degraded = Arc<Mutex<BTreeMap<String, Fault>>>;
@@ -107,13 +112,11 @@ impl Look {
 
     /// Looks at every definition of this build whenever it changes, until told to stop.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let ours: Vec<DefinitionSeen> =
-            kruise_api::crd::all().iter().filter_map(DefinitionSeen::of).collect();
         let mut looked: BTreeMap<String, Arc<str>> = BTreeMap::new();
         loop {
             let present = self.changes.borrow_and_update().clone();
             let mut again = false;
-            for one in &ours {
+            for one in OURS.iter() {
                 match present.get(&one.name) {
                     None => {
                         looked.remove(&one.name);

@@ -6,18 +6,19 @@
 
 mod admission;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 pub use admission::Admission;
 use anyhow::Context as _;
 use clap::Parser as _;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kruise_common::gates::FeatureGates;
 use kruise_manager::flags::Flags;
 use kruise_manager::run::{self, Setup, Webhooks};
 use kruise_manager::selection::Selection;
 use kruise_runtime::metrics::Metrics;
 use kruise_sandbox::clock::WallClock;
-use kruise_sandbox::controllers;
+use kruise_sandbox::controllers::{self, Controller, gc};
 use kruise_sandbox::nodes::{Nodes, Settings};
 use kruise_sandbox::server::{Config, Server};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -36,6 +37,12 @@ pub struct Options {
     pub server: Config,
     /// The nodes.
     pub nodes: Settings,
+    /// The plural names of the kinds that are defined: every kind of Kruise, unless it is known what can occur.
+    pub definitions: Option<Vec<&'static str>>,
+    /// What of kube-controller-manager runs: all, unless it is known what can occur.
+    pub controllers: Vec<Controller>,
+    /// What is garbage-collected.
+    pub collected: gc::Scope,
     /// The manager's command line, without its name; leader election, health and metrics are off unless named.
     pub flags: Vec<String>,
     /// How managers reach the API server; in-process unless a test comes in between.
@@ -53,6 +60,9 @@ impl Options {
         Self {
             server: Config { clock: Arc::clone(&clock), ..Config::default() },
             nodes: Settings::new(nodes, clock),
+            definitions: None,
+            controllers: Controller::ALL.to_vec(),
+            collected: gc::Scope::Everything,
             flags: Vec::new(),
             dial: Arc::new(|server| server.client_as(MANAGER)),
             admission: None,
@@ -126,10 +136,11 @@ impl Playground {
     /// # Errors
     /// A definition is refused.
     pub async fn start_cluster(server: Server, options: Options) -> anyhow::Result<Self> {
-        let Options { nodes: settings, flags, dial, admission, server: config } = options;
+        let Options { nodes: settings, flags, dial, admission, server: config, .. } = options;
+        let (which, collected) = (options.controllers, options.collected);
         let clock = Arc::clone(&settings.clock);
         let client = server.client_as(CLUSTER);
-        install_definitions(&client).await?;
+        install_definitions(&client, options.definitions.as_deref()).await?;
         if let Some(admission) = &admission {
             admission.publish(&client).await?;
         }
@@ -142,7 +153,7 @@ impl Playground {
         });
         let (cluster, time) = (client.clone(), Arc::clone(&clock));
         tasks.spawn(async move {
-            controllers::run(cluster, time, std::future::pending()).await;
+            controllers::run_only(cluster, time, &which, collected, std::future::pending()).await;
             "controllers"
         });
         let seed = config.seed;
@@ -244,15 +255,22 @@ impl Playground {
     }
 }
 
-/// Creates or updates every CustomResourceDefinition of Kruise.
-async fn install_definitions(client: &Client) -> anyhow::Result<()> {
+/// Made once: simulations start thousands of playgrounds, and schemas are derived from types at some cost.
+static DEFINITIONS: LazyLock<Vec<CustomResourceDefinition>> = LazyLock::new(kruise_api::crd::all);
+
+/// Creates or updates the CustomResourceDefinitions of Kruise, all or those of some plural names.
+async fn install_definitions(client: &Client, only: Option<&[&str]>) -> anyhow::Result<()> {
     let api = Api::all(client.clone());
-    for mut definition in kruise_api::crd::all() {
+    let chosen = |definition: &&CustomResourceDefinition| {
+        only.is_none_or(|plurals| plurals.contains(&definition.spec.names.plural.as_str()))
+    };
+    for definition in DEFINITIONS.iter().filter(chosen) {
         let name = definition.metadata.name.clone().unwrap_or_default();
-        match api.create(&PostParams::default(), &definition).await {
+        match api.create(&PostParams::default(), definition).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 // Where conversion is found is the manager's to say.
+                let mut definition = definition.clone();
                 definition.spec.conversion = None;
                 api.patch(&name, &PatchParams::default(), &Patch::Merge(&definition)).await?;
             }

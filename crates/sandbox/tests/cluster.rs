@@ -8,7 +8,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kruise_sandbox::clock::{WallClock, simulated};
-use kruise_sandbox::controllers::{self, Controller};
+use kruise_sandbox::controllers::{self, Controller, gc};
 use kruise_sandbox::nodes::{Nodes, Settings};
 use kruise_sandbox::server::{Config, Server};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -260,7 +260,7 @@ async fn one_controller_can_run_alone() {
         create(&namespaces, json!({"metadata": {"name": "default"}})).await;
     }
     let seen = until(&accounts, "an account", |accounts| accounts.len() == 1);
-    controllers::run_only(server.client(), clock(), &[Controller::Accounts], async {
+    controllers::run_only(server.client(), clock(), &[Controller::Accounts], gc::Scope::Everything, async {
         seen.await;
     })
     .await;

@@ -192,6 +192,11 @@ impl Checker {
         self.state().server = Some(server.clone());
     }
 
+    /// Lets go of the server, which holds the checker in turn.
+    pub fn detach(&self) {
+        self.state().server = None;
+    }
+
     /// No more faults.
     pub fn calm(&self) {
         self.state().calm = true;

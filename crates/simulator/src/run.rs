@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kruise_playground::{MANAGER, Options, Playground};
 use kruise_sandbox::clock;
+use kruise_sandbox::controllers::{Controller, gc};
 use kruise_sandbox::server::Config;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
@@ -28,6 +29,10 @@ const PATIENCE: Duration = Duration::from_mins(15);
 const QUIET: Duration = Duration::from_mins(10);
 /// How long a crashed manager stays away.
 const ABSENCE: Duration = Duration::from_secs(3);
+
+/// What can be garbage in a history: each resource is watched, and a watch costs time.
+const COLLECTED: [(&str, &str); 3] =
+    [("apps.kruise.io", "clonesets"), ("apps", "controllerrevisions"), ("", "pods")];
 
 /// Why a history failed.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -98,6 +103,12 @@ struct World {
     client: Client,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        self.checker.detach();
+    }
+}
+
 async fn play(history: &History, mistake: Option<Mistake>) -> anyhow::Result<Result<Report, Failure>> {
     let clock = clock::simulated("2026-01-01T00:00:00Z".parse()?);
     let (checker, deaths) = Checker::new(history);
@@ -110,6 +121,10 @@ async fn play(history: &History, mistake: Option<Mistake>) -> anyhow::Result<Res
         ..Config::default()
     };
     options.flags = vec!["--controllers=cloneset".to_owned()];
+    options.definitions = Some(vec!["clonesets"]);
+    options.controllers = vec![Controller::Gc, Controller::NodeLifecycle];
+    options.collected =
+        gc::Scope::Only(COLLECTED.map(|(group, plural)| (group.to_owned(), plural.to_owned())).to_vec());
     options.nodes.seed = history.seed;
     options.nodes.events = false;
     options.nodes.heartbeat = history.heartbeats.then(|| Duration::from_secs(10));

@@ -13,6 +13,10 @@ use kruise_simulator::mistake::Mistake;
 use kruise_simulator::run::{Failure, run};
 use kruise_simulator::shrink::shrink;
 
+/// Histories are made of many small objects.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }

@@ -66,21 +66,22 @@ impl Controller {
 
 /// Runs all controllers until `stop` resolves.
 pub async fn run(client: Client, clock: WallClock, stop: impl Future<Output = ()>) {
-    run_only(client, clock, &Controller::ALL, stop).await;
+    run_only(client, clock, &Controller::ALL, gc::Scope::Everything, stop).await;
 }
 
-/// Runs these controllers until `stop` resolves.
+/// Runs these controllers until `stop` resolves; `collected` is for [`Controller::Gc`].
 pub async fn run_only(
     client: Client,
     clock: WallClock,
     which: &[Controller],
+    collected: gc::Scope,
     stop: impl Future<Output = ()>,
 ) {
     let hub = Hub::new(client, clock);
     let mut tasks: Vec<BoxFuture<'_, ()>> = Vec::new();
     for controller in which {
         tasks.push(match controller {
-            Controller::Gc => gc::collect(hub.client.clone(), gc::Scope::Everything).boxed(),
+            Controller::Gc => gc::collect(hub.client.clone(), collected.clone()).boxed(),
             Controller::Namespaces => namespaces::control(&hub).boxed(),
             Controller::ReplicaSets => replicasets::control(&hub).boxed(),
             Controller::Deployments => deployments::control(&hub).boxed(),

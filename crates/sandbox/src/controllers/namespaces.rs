@@ -9,6 +9,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::discovered::{self, Served};
+use super::gc::Scope;
 use super::hub::{Hub, Loose, queue_itself};
 use super::rounds::{new_queue, unless, work};
 use super::{Controller, hub};
@@ -19,7 +20,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 
 /// Deletes namespaces until `stop` resolves.
 pub async fn run(client: Client, clock: WallClock, stop: impl Future<Output = ()>) {
-    super::run_only(client, clock, &[Controller::Namespaces], stop).await;
+    super::run_only(client, clock, &[Controller::Namespaces], Scope::Everything, stop).await;
 }
 
 /// Deletes namespaces, for ever.
