@@ -14,7 +14,7 @@ use kruise_runtime::events::{EventRecorder, EventType};
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store};
 use kruise_runtime::watches::Watches;
-use kruise_runtime::writes::Error;
+use kruise_runtime::writes::{Error, settled};
 
 use crate::apply;
 use crate::child::{Child, Kind};
@@ -25,9 +25,6 @@ use crate::stores::{Children, JobView};
 
 /// Name of the controller: label of its metrics, source of its events.
 pub const NAME: &str = "advancedcronjob-controller";
-
-/// When to look again after somebody else was faster.
-const AFTER_CONFLICT: Duration = Duration::from_millis(200);
 
 /// What rounds need.
 pub struct Context {
@@ -128,17 +125,7 @@ pub async fn follow(context: Arc<Context>) {
 /// # Errors
 /// The first failure of the round; what succeeded is published all the same.
 pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    match round(&key, &context).await {
-        Err(error @ Error::Conflict(_)) => {
-            tracing::debug!(%error, "decided again");
-            Ok(Requeue::After(AFTER_CONFLICT))
-        }
-        Err(error @ Error::NamespaceGone(_)) => {
-            tracing::debug!(%error, "the object goes with its namespace");
-            Ok(Requeue::None)
-        }
-        ended => ended,
-    }
+    settled(round(&key, &context).await)
 }
 
 async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {

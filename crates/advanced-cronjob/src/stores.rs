@@ -12,13 +12,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use kruise_api::advancedcronjob::{AdvancedCronJob, KIND};
 use kruise_api::keys;
 use kruise_common::key::{ObjectKey, Uid};
+use kruise_common::wire::nullable;
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store, View};
 use kruise_runtime::views::Whole;
 use kruise_runtime::watches::Watches;
 use kube::Resource;
 use kube::core::DynamicObject;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use crate::child::{Child, Kind, State};
 
@@ -87,10 +88,6 @@ struct ConditionWire {
     #[serde(rename = "type")]
     kind: String,
     status: String,
-}
-
-fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
 
 impl StatusWire {

@@ -13,7 +13,7 @@ use kruise_runtime::events::EventType;
 use kruise_runtime::nodes::NodeView;
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::Change;
-use kruise_runtime::writes::Error;
+use kruise_runtime::writes::{Error, settled};
 use tokio::time::Instant;
 
 use crate::apply::{Executor, Outcome};
@@ -32,9 +32,6 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 
 /// Status writes of one job are at least this far apart, unless its phase changes.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// When to look again after somebody else was faster.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 /// What rounds need.
 pub struct Context {
@@ -106,17 +103,7 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
 /// # Errors
 /// The first failure of the round; what succeeded is published all the same.
 pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    match round(&key, &context).await {
-        Err(error @ Error::Conflict(_)) => {
-            tracing::debug!(%error, "decided again");
-            Ok(Requeue::After(AFTER_CONFLICT))
-        }
-        Err(error @ Error::NamespaceGone(_)) => {
-            tracing::debug!(%error, "the job goes with its namespace");
-            Ok(Requeue::None)
-        }
-        ended => ended,
-    }
+    settled(round(&key, &context).await)
 }
 
 async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {

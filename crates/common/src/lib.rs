@@ -21,3 +21,4 @@ pub mod selector;
 pub mod template_defaults;
 pub mod texts;
 pub mod update_sort;
+pub mod wire;

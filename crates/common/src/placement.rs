@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::revision::quantity::nanos as quantity_nanos;
 use crate::texts::Texts;
+use crate::wire::nullable;
 
 /// The taint of nodes that are cordoned.
 pub const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
@@ -104,10 +105,6 @@ struct TaintWire {
     value: String,
     #[serde(default, deserialize_with = "nullable")]
     effect: String,
-}
-
-fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

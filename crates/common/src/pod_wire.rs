@@ -19,6 +19,7 @@ use crate::pod::{
     PodView, ResourcesView, RestartPolicy,
 };
 use crate::texts::Texts;
+use crate::wire::nullable;
 
 /// Env variable, injected on creation, whose configMap key `p_<n>` is the launch priority of its container.
 pub const BARRIER_ENV: &str = "KRUISE_CONTAINER_BARRIER";
@@ -35,39 +36,7 @@ pub struct PodWire {
     status: StatusWire,
 }
 
-impl kube::Resource for PodWire {
-    type DynamicType = ();
-    type Scope = <Pod as kube::Resource>::Scope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        <Pod as kube::Resource>::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        <Pod as kube::Resource>::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        <Pod as kube::Resource>::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        <Pod as kube::Resource>::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
-/// `null` and absent both read as the default: Go writes nil maps and lists as `null`.
-fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
-}
+crate::resource_as!(PodWire, Pod);
 
 /// An unreadable time is an unknown one: one odd pod must not stop a watch of all of them.
 fn time(text: Option<String>) -> Option<Timestamp> {

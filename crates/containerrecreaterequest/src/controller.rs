@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -19,8 +18,9 @@ use kruise_common::readiness;
 use kruise_runtime::controller::Requeue;
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store, View};
+use kruise_runtime::writes::{Error, failure, is_code, only, settled};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Patch, PatchParams};
 use serde::Serialize;
 
 use crate::metrics::RequestMetrics;
@@ -28,9 +28,6 @@ use crate::plan::{Action, Plan, Seen, plan};
 
 /// Name of the controller: label of its metrics.
 pub const NAME: &str = "containerrecreaterequest-controller";
-
-/// When to look again after somebody else was faster.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 /// A request as it is kept: found by its pod's uid.
 #[derive(Clone, Debug)]
@@ -80,34 +77,6 @@ impl View for RequestView {
     }
 }
 
-/// Why something was not written.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The object changed after it was read: decide again.
-    #[error("{0} changed after it was read")]
-    Conflict(ObjectKey),
-    /// The API server refused, or did not answer.
-    #[error("cannot write {key}: {source}")]
-    Api {
-        /// What was to be written.
-        key: ObjectKey,
-        /// The cause.
-        source: Box<kube::Error>,
-    },
-}
-
-fn failure(key: &ObjectKey, error: kube::Error) -> Error {
-    if is_code(&error, 409) {
-        Error::Conflict(key.clone())
-    } else {
-        Error::Api { key: key.clone(), source: Box::new(error) }
-    }
-}
-
-fn is_code(error: &kube::Error, code: u16) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == code)
-}
-
 /// What rounds need.
 pub struct Context {
     /// The API server.
@@ -154,13 +123,7 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
 /// # Errors
 /// The write failed.
 pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    match round(&key, &context).await {
-        Err(error @ Error::Conflict(_)) => {
-            tracing::debug!(%error, "decided again");
-            Ok(Requeue::After(AFTER_CONFLICT))
-        }
-        ended => ended,
-    }
+    settled(round(&key, &context).await)
 }
 
 async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
@@ -338,11 +301,7 @@ async fn write(request: &RequestView, change: &RequestPatch<'_>, context: &Conte
 async fn delete(request: &RequestView, context: &Context) -> Result<(), Error> {
     let requests =
         Api::<ContainerRecreateRequest>::namespaced(context.client.clone(), &request.key.namespace);
-    let params = DeleteParams {
-        preconditions: Some(Preconditions { uid: Some(request.uid.to_string()), resource_version: None }),
-        ..DeleteParams::default()
-    };
-    match requests.delete(&request.key.name, &params).await {
+    match requests.delete(&request.key.name, &only(&request.uid.0, None)).await {
         Ok(_) => Ok(()),
         Err(error) if is_code(&error, 404) => Ok(()),
         Err(error) => Err(failure(&request.key, error)),

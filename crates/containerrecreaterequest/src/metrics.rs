@@ -3,37 +3,31 @@
 use kruise_api::containerrecreaterequest::{
     ContainerRecreateRequest, ContainerRecreateRequestPhase as Phase,
 };
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use kruise_runtime::outcomes::{Names, Outcomes};
+use prometheus::Registry;
 
 /// Seconds that requests take.
 const BUCKETS: [f64; 8] = [1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
 
+const NAMES: Names = Names {
+    total: "kruise_crr_total",
+    about_total: "ContainerRecreateRequests that completed, by result.",
+    seconds: "kruise_crr_duration_seconds",
+    about_seconds: "Time from the creation of a ContainerRecreateRequest to its completion, by result.",
+    buckets: &BUCKETS,
+};
+
 /// Requests that have ended.
 #[derive(Clone, Debug)]
-pub struct RequestMetrics {
-    total: IntCounterVec,
-    seconds: HistogramVec,
-}
+pub struct RequestMetrics(Outcomes);
 
 impl RequestMetrics {
     /// Counters in `registry`.
+    ///
+    /// # Errors
+    /// A name is taken.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let total = Opts::new("kruise_crr_total", "ContainerRecreateRequests that completed, by result.");
-        let seconds = HistogramOpts::new(
-            "kruise_crr_duration_seconds",
-            "Time from the creation of a ContainerRecreateRequest to its completion, by result.",
-        )
-        .buckets(BUCKETS.to_vec());
-        let metrics = Self {
-            total: IntCounterVec::new(total, &["result"])?,
-            seconds: HistogramVec::new(seconds, &["result"])?,
-        };
-        for result in ["succeeded", "failed"] {
-            metrics.total.with_label_values(&[result]);
-        }
-        registry.register(Box::new(metrics.total.clone()))?;
-        registry.register(Box::new(metrics.seconds.clone()))?;
-        Ok(metrics)
+        Outcomes::register(registry, NAMES).map(Self)
     }
 
     /// Counts a request that was seen to complete. It has succeeded if all its containers were recreated.
@@ -44,10 +38,8 @@ impl RequestMetrics {
         let (None, Some(end)) = (ended(old), ended(new)) else { return };
         let states = new.status.as_ref().and_then(|status| status.container_recreate_states.as_ref());
         let recreated = states.into_iter().flatten().filter(|state| state.phase == Phase::Succeeded).count();
-        let result = if recreated == new.spec.containers.len() { "succeeded" } else { "failed" };
-        self.total.with_label_values(&[result]).inc();
         let created = new.metadata.creation_timestamp.as_ref().map_or(end, |time| time.0);
-        self.seconds.with_label_values(&[result]).observe(end.duration_since(created).as_secs_f64().max(0.0));
+        self.0.ended(recreated == new.spec.containers.len(), created, end);
     }
 }
 
@@ -78,10 +70,6 @@ mod tests {
         metrics.changed(&open, &ended("Succeeded"));
         metrics.changed(&ended("Succeeded"), &ended("Succeeded"));
         metrics.changed(&open, &ended("Failed"));
-        for result in ["succeeded", "failed"] {
-            assert_eq!(metrics.total.with_label_values(&[result]).get(), 1, "{result}");
-            let taken = metrics.seconds.with_label_values(&[result]).get_sample_sum();
-            assert!((taken - 12.0).abs() < 1e-9, "{result}: {taken}");
-        }
+        assert_eq!([true, false].map(|succeeded| metrics.0.so_far(succeeded)), [(1, 12.0); 2]);
     }
 }

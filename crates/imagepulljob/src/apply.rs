@@ -2,4 +2,5 @@
 
 pub use kruise_runtime::writes::{
     Error, Finalizers, Guard, MetadataPatch, StatusPatch, failure, is_code, is_outdated, is_reason, only,
+    settled,
 };

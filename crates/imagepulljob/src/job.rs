@@ -18,7 +18,7 @@ use kube::api::{Patch, PatchParams};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::apply::{Error, Finalizers, Guard, MetadataPatch, StatusPatch, failure, is_code, only};
+use crate::apply::{Error, Finalizers, Guard, MetadataPatch, StatusPatch, failure, is_code, only, settled};
 use crate::index::{Index, Look, OrderOf};
 use crate::metrics::JobMetrics;
 use crate::plan;
@@ -40,9 +40,6 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// When to look again for a turn at a registry that others pull from.
 const FOR_REGISTRY: Duration = Duration::from_secs(2);
-
-/// When to look again after somebody else was faster.
-const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 /// What rounds need.
 pub struct Context {
@@ -135,17 +132,7 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
 /// # Errors
 /// The first failure of the round; what succeeded is published all the same.
 pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    match round(&key, &context).await {
-        Err(error @ Error::Conflict(_)) => {
-            tracing::debug!(%error, "decided again");
-            Ok(Requeue::After(AFTER_CONFLICT))
-        }
-        Err(error @ Error::NamespaceGone(_)) => {
-            tracing::debug!(%error, "the job goes with its namespace");
-            Ok(Requeue::None)
-        }
-        ended => ended,
-    }
+    settled(round(&key, &context).await)
 }
 
 async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {

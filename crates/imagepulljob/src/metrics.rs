@@ -2,58 +2,46 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use kruise_api::imagepulljob::ImagePullJobStatus;
+use kruise_runtime::outcomes::{Names, Outcomes};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntGaugeVec, Opts, Registry};
 
 use crate::index::Index;
 
 /// Seconds that jobs take.
 const BUCKETS: [f64; 9] = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0];
 
+const NAMES: Names = Names {
+    total: "kruise_imagepulljob_total",
+    about_total: "ImagePullJobs that completed, by result.",
+    seconds: "kruise_imagepulljob_duration_seconds",
+    about_seconds: "Time from the first round of an ImagePullJob to its completion, by result.",
+    buckets: &BUCKETS,
+};
+
 /// Jobs that have ended.
 #[derive(Clone, Debug)]
-pub struct JobMetrics {
-    total: IntCounterVec,
-    seconds: HistogramVec,
-}
+pub struct JobMetrics(Outcomes);
 
 impl JobMetrics {
     /// Counters in `registry`, and the states of nodes that `index` knows of.
+    ///
+    /// # Errors
+    /// A name is taken.
     pub fn register(registry: &Registry, index: Arc<Index>) -> prometheus::Result<Self> {
-        let total = Opts::new("kruise_imagepulljob_total", "ImagePullJobs that completed, by result.");
-        let seconds = HistogramOpts::new(
-            "kruise_imagepulljob_duration_seconds",
-            "Time from the first round of an ImagePullJob to its completion, by result.",
-        )
-        .buckets(BUCKETS.to_vec());
-        let metrics = Self {
-            total: IntCounterVec::new(total, &["result"])?,
-            seconds: HistogramVec::new(seconds, &["result"])?,
-        };
-        for result in ["succeeded", "failed"] {
-            metrics.total.with_label_values(&[result]);
-        }
-        registry.register(Box::new(metrics.total.clone()))?;
-        registry.register(Box::new(metrics.seconds.clone()))?;
+        let outcomes = Outcomes::register(registry, NAMES)?;
         registry.register(Box::new(Nodes::new(index)?))?;
-        Ok(metrics)
+        Ok(Self(outcomes))
     }
 
     /// Counts a job whose completion was published: it has failed if one of its nodes has.
     pub fn completed(&self, status: &ImagePullJobStatus) {
         let Some(end) = &status.completion_time else { return };
-        let result = if status.failed > 0 { "failed" } else { "succeeded" };
-        self.total.with_label_values(&[result]).inc();
         let start = status.start_time.as_ref().map_or(end.0, |start| start.0);
-        self.seconds.with_label_values(&[result]).observe(seconds(start, end.0));
+        self.0.ended(status.failed == 0, start, end.0);
     }
-}
-
-fn seconds(start: Timestamp, end: Timestamp) -> f64 {
-    end.duration_since(start).as_secs_f64().max(0.0)
 }
 
 /// Asks the index when it is scraped.
@@ -110,11 +98,7 @@ mod tests {
         metrics.completed(&status(0));
         metrics.completed(&status(2));
         metrics.completed(&ImagePullJobStatus::default());
-        let (total, taken) = (&metrics.total, &metrics.seconds);
-        for result in ["succeeded", "failed"] {
-            assert_eq!(total.with_label_values(&[result]).get(), 1, "{result}");
-            assert!((taken.with_label_values(&[result]).get_sample_sum() - 90.0).abs() < 1e-9, "{result}");
-        }
+        assert_eq!([true, false].map(|succeeded| metrics.0.so_far(succeeded)), [(1, 90.0); 2]);
         let names: Vec<_> = registry.gather().iter().map(|family| family.name().to_owned()).collect();
         assert!(names.contains(&"kruise_imagepulljob_nodes".to_owned()), "{names:?}");
     }

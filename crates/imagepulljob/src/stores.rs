@@ -1,23 +1,21 @@
 //! The stores of the three controllers, and the shapes in which they keep objects.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kruise_api::imagelistpulljob::ImageListPullJob;
 use kruise_api::imagepulljob::ImagePullJob;
 use kruise_api::keys;
 use kruise_api::nodeimage::NodeImage;
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::PodView;
-use kruise_runtime::store::{Change, Store, View};
-use kruise_runtime::views::Whole;
-use kube::Resource;
+use kruise_runtime::store::{Change, Store};
+use kruise_runtime::view;
+use kruise_runtime::views::{Whole, identity};
 use kube::core::PartialObjectMeta;
-use serde::{Deserialize, Deserializer};
 
 /// Private annotation of a copied Secret: identity and version of the source it was copied from.
 pub const SOURCE_VERSION: &str = "imagepulljobs.kruise.io/source-version";
@@ -27,45 +25,16 @@ pub type NodeImageView = Whole<NodeImage>;
 /// An `ImageListPullJob` as it is kept.
 pub type ListView = Whole<ImageListPullJob>;
 
-macro_rules! identified {
-    ($type:ty, $owners:expr) => {
-        impl View for $type {
-            fn key(&self) -> ObjectKey {
-                self.key.clone()
-            }
-
-            fn uid(&self) -> &Uid {
-                &self.uid
-            }
-
-            fn resource_version(&self) -> &str {
-                &self.resource_version
-            }
-
-            fn owners(&self) -> Vec<Uid> {
-                let owners: fn(&Self) -> Vec<Uid> = $owners;
-                owners(self)
-            }
-        }
-    };
-}
-
-identified!(JobView, |job| {
+view!(=> JobView, |job| {
     let owners = job.object.metadata.owner_references.iter().flatten();
     owners.map(|owner| Uid::from(owner.uid.as_str())).collect()
 });
 // A copy is found by its source.
-identified!(SecretView, |secret| secret.source().map(copies_of).into_iter().collect());
-identified!(NodeReadiness, |_| Vec::new());
+view!(=> SecretView, |secret| secret.source().map(copies_of).into_iter().collect());
 
 /// What the copies of a Secret are filed under in the store.
 pub fn copies_of(source: &str) -> Uid {
     Uid::from(format!("copies of {source}"))
-}
-
-fn identity(meta: &ObjectMeta) -> Option<(ObjectKey, Uid, Arc<str>)> {
-    let key = ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref()?);
-    Some((key, Uid::from(meta.uid.as_deref()?), Arc::from(meta.resource_version.as_deref()?)))
 }
 
 /// An `ImagePullJob` as it is kept; found by its owner.
@@ -166,105 +135,6 @@ impl SecretView {
     }
 }
 
-/// A Node as it is kept: its labels and since when it is ready.
-#[derive(Clone, Debug)]
-pub struct NodeReadiness {
-    /// Name; the namespace is empty.
-    pub key: ObjectKey,
-    /// Identity.
-    pub uid: Uid,
-    /// `metadata.resourceVersion`.
-    pub resource_version: Arc<str>,
-    /// All labels.
-    pub labels: BTreeMap<String, String>,
-    /// Is being deleted.
-    pub terminating: bool,
-    /// Since when it is ready; `None` if it is not.
-    pub ready_since: Option<Timestamp>,
-}
-
-impl NodeReadiness {
-    /// The view of an object from the API server; `None` if it has no name or identity.
-    pub fn of(node: NodeWire) -> Option<Self> {
-        let (key, uid, resource_version) = identity(&node.metadata)?;
-        let ready = node.status.conditions.into_iter().find(|condition| condition.kind == "Ready");
-        Some(Self {
-            key,
-            uid,
-            resource_version,
-            labels: node.metadata.labels.unwrap_or_default(),
-            terminating: node.metadata.deletion_timestamp.is_some(),
-            ready_since: ready
-                .filter(|ready| ready.status == "True")
-                .map(|ready| ready.last_transition_time.map_or(Timestamp::UNIX_EPOCH, |time| time.0)),
-        })
-    }
-
-    /// No container runtime stands behind it.
-    pub fn is_virtual(&self) -> bool {
-        self.labels.get(keys::NODE_TYPE).is_some_and(|kind| kind == keys::VIRTUAL_KUBELET)
-    }
-}
-
-/// A Node as the API server sends it, without the parts that nothing here reads: the images alone are most of it.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct NodeWire {
-    #[serde(default)]
-    metadata: ObjectMeta,
-    #[serde(default, deserialize_with = "nullable")]
-    status: NodeStatusWire,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-struct NodeStatusWire {
-    #[serde(default, deserialize_with = "nullable")]
-    conditions: Vec<ConditionWire>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ConditionWire {
-    #[serde(rename = "type", default)]
-    kind: String,
-    #[serde(default)]
-    status: String,
-    #[serde(default)]
-    last_transition_time: Option<Time>,
-}
-
-fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
-}
-
-impl Resource for NodeWire {
-    type DynamicType = ();
-    type Scope = <Node as Resource>::Scope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        <Node as Resource>::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        <Node as Resource>::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        <Node as Resource>::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        <Node as Resource>::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
 /// All that the controllers read.
 #[derive(Clone, Default)]
 pub struct Stores {
@@ -350,24 +220,10 @@ impl Stores {
 
 #[cfg(test)]
 mod tests {
+    use kruise_runtime::store::View;
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn a_node_is_ready_since_its_condition_changed_and_its_images_are_not_read() {
-        let node = |status: &str| {
-            let wire = serde_json::from_value::<NodeWire>(json!({
-                "metadata": {"name": "n", "uid": "u", "resourceVersion": "1", "labels": {"type": "virtual-kubelet"}},
-                "status": {"images": [{"names": 7}], "conditions": [
-                    {"type": "Ready", "status": status, "lastTransitionTime": "2026-01-01T00:00:10Z"}]},
-            }));
-            NodeReadiness::of(wire.unwrap()).unwrap()
-        };
-        assert_eq!(node("True").ready_since, Some("2026-01-01T00:00:10Z".parse().unwrap()));
-        assert_eq!(node("Unknown").ready_since, None);
-        assert!(node("True").is_virtual());
-    }
 
     #[test]
     fn a_copy_is_filed_under_its_source_and_other_annotations_are_not_kept() {

@@ -7,6 +7,7 @@ pub mod in_place_metric;
 pub mod lease;
 pub mod metrics;
 pub mod nodes;
+pub mod outcomes;
 pub mod profile;
 pub mod queue;
 pub mod rollouts;

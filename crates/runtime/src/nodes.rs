@@ -1,15 +1,16 @@
 //! Nodes as they are kept: what decides which pods may run there. Heartbeats change nothing of it.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kruise_api::keys;
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::placement::{NodeFacts, NodeSpecWire};
-use kube::Resource;
-use serde::{Deserialize, Deserializer};
+use kruise_common::wire::nullable;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::views::identity;
@@ -23,8 +24,12 @@ pub struct NodeView {
     pub uid: Uid,
     /// `metadata.resourceVersion`.
     pub resource_version: Arc<str>,
-    /// What is asked of it.
+    /// What is asked of it by those who place pods.
     pub facts: NodeFacts,
+    /// Is being deleted.
+    pub terminating: bool,
+    /// Since when it is ready; `None` if it is not.
+    pub ready_since: Option<Timestamp>,
 }
 
 impl NodeView {
@@ -33,12 +38,27 @@ impl NodeView {
         let (key, uid, resource_version) = identity(&node.metadata)?;
         let labels = node.metadata.labels.unwrap_or_default();
         let facts = NodeFacts::of(labels, node.spec, node.status.allocatable);
-        Some(Self { key, uid, resource_version, facts })
+        let ready = node.status.conditions.into_iter().find(|condition| condition.kind == "Ready");
+        Some(Self {
+            key,
+            uid,
+            resource_version,
+            facts,
+            terminating: node.metadata.deletion_timestamp.is_some(),
+            ready_since: ready
+                .filter(|ready| ready.status == "True")
+                .map(|ready| ready.last_transition_time.map_or(Timestamp::UNIX_EPOCH, |time| time.0)),
+        })
     }
 
     /// Its name.
     pub fn name(&self) -> &Arc<str> {
         &self.key.name
+    }
+
+    /// No container runtime stands behind it.
+    pub fn is_virtual(&self) -> bool {
+        self.facts.labels.get(keys::NODE_TYPE).is_some_and(|kind| **kind == *keys::VIRTUAL_KUBELET)
     }
 }
 
@@ -57,40 +77,22 @@ pub struct NodeWire {
 struct NodeStatusWire {
     #[serde(default, deserialize_with = "nullable")]
     allocatable: BTreeMap<String, Value>,
+    #[serde(default, deserialize_with = "nullable")]
+    conditions: Vec<ConditionWire>,
 }
 
-fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ConditionWire {
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    last_transition_time: Option<Time>,
 }
 
-impl Resource for NodeWire {
-    type DynamicType = ();
-    type Scope = <Node as Resource>::Scope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        <Node as Resource>::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        <Node as Resource>::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        <Node as Resource>::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        <Node as Resource>::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+kruise_common::resource_as!(NodeWire, Node);
 
 #[cfg(test)]
 #[expect(clippy::needless_pass_by_value, reason = "helpers of tests take literals")]
@@ -115,6 +117,20 @@ mod tests {
         assert_ne!(before.facts, node(json!({"allocatable": {"cpu": "3"}})).facts);
         assert!(before.facts.unschedulable && &*before.facts.taints[0].key == "k");
         assert_eq!(before.facts.labels["zone"], "a".into());
+    }
+
+    #[test]
+    fn a_node_is_ready_since_its_condition_says_so() {
+        let ready = |status: &str, since: Value| {
+            node(json!({"conditions": [{"type": "DiskPressure", "status": "True"},
+                {"type": "Ready", "status": status, "lastTransitionTime": since}]}))
+            .ready_since
+        };
+        assert_eq!(ready("True", json!("1970-01-01T00:01:00Z")), Timestamp::from_second(60).ok());
+        assert_eq!(ready("True", Value::Null), Some(Timestamp::UNIX_EPOCH));
+        assert_eq!(ready("Unknown", json!("1970-01-01T00:01:00Z")), None);
+        assert_eq!(node(json!({"conditions": null})).ready_since, None);
+        assert!(!node(json!({})).is_virtual());
     }
 
     #[test]

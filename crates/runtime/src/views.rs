@@ -11,17 +11,17 @@ use kruise_common::revision::{Revision, orphans_of};
 use kube::Resource;
 
 pub use crate::nodes::NodeView;
-use crate::store::View;
 
 /// A `View` of a type with fields `key`, `uid` and `resource_version`; the last argument tells the owners.
+#[macro_export]
 macro_rules! view {
     ($($kind:ident)? => $type:ty, $owners:expr) => {
-        impl$(<$kind: Resource + Send + Sync + 'static>)? View for $type {
-            fn key(&self) -> ObjectKey {
+        impl$(<$kind: kube::Resource + Send + Sync + 'static>)? $crate::store::View for $type {
+            fn key(&self) -> kruise_common::key::ObjectKey {
                 self.key.clone()
             }
 
-            fn uid(&self) -> &Uid {
+            fn uid(&self) -> &kruise_common::key::Uid {
                 &self.uid
             }
 
@@ -29,8 +29,8 @@ macro_rules! view {
                 &self.resource_version
             }
 
-            fn owners(&self) -> Vec<Uid> {
-                let owners: fn(&Self) -> Vec<Uid> = $owners;
+            fn owners(&self) -> Vec<kruise_common::key::Uid> {
+                let owners: fn(&Self) -> Vec<kruise_common::key::Uid> = $owners;
                 owners(self)
             }
         }
@@ -50,7 +50,7 @@ view!(=> StoredClaim, |claim| claim.owners.iter().map(|owner| owner.uid.clone())
 view!(=> NodeView, |_| Vec::new());
 
 /// Namespace and name, identity and version of an object; `None` if the API server did not give it all of them.
-pub(crate) fn identity(meta: &ObjectMeta) -> Option<(ObjectKey, Uid, Arc<str>)> {
+pub fn identity(meta: &ObjectMeta) -> Option<(ObjectKey, Uid, Arc<str>)> {
     let key = ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref()?);
     Some((key, Uid::from(meta.uid.as_deref()?), Arc::from(meta.resource_version.as_deref()?)))
 }

@@ -1,10 +1,16 @@
 //! Requests of controllers to the API server, and what their failures mean.
 
+use std::time::Duration;
+
 use kruise_common::key::ObjectKey;
 use kube::api::{DeleteParams, Preconditions};
 use serde::Serialize;
 
 use crate::client::is_namespace_terminating;
+use crate::controller::Requeue;
+
+/// How long the stores get to learn of a change that a write met before they did.
+const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 
 /// Why something was not written.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +41,25 @@ impl Error {
             },
             other => other.to_string(),
         }
+    }
+}
+
+/// The end of a round, with the failures taken out that are none: an object that changed meanwhile is decided about again,
+/// without a back-off, and one that goes with its namespace is left alone.
+///
+/// # Errors
+/// Every other failure.
+pub fn settled(ended: Result<Requeue, Error>) -> Result<Requeue, Error> {
+    match ended {
+        Err(error @ Error::Conflict(_)) => {
+            tracing::debug!(%error, "decided again");
+            Ok(Requeue::After(AFTER_CONFLICT))
+        }
+        Err(error @ Error::NamespaceGone(_)) => {
+            tracing::debug!(%error, "left to the end of the namespace");
+            Ok(Requeue::None)
+        }
+        ended => ended,
     }
 }
 
@@ -115,4 +140,19 @@ pub struct Finalizers<'a> {
     pub resource_version: &'a str,
     /// All that shall be left.
     pub finalizers: Vec<&'a str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_changed_or_goes_anyway_is_no_failure() {
+        let key = || ObjectKey::new("n", "a");
+        assert_eq!(settled(Err(Error::Conflict(key()))).unwrap(), Requeue::After(AFTER_CONFLICT));
+        assert_eq!(settled(Err(Error::NamespaceGone(key()))).unwrap(), Requeue::None);
+        assert_eq!(settled(Ok(Requeue::None)).unwrap(), Requeue::None);
+        let refused = failure(&key(), kube::Error::LinesCodecMaxLineLengthExceeded);
+        assert!(matches!(settled(Err(refused)), Err(Error::Api { .. })));
+    }
 }

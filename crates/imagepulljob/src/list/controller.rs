@@ -20,15 +20,12 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde::Serialize;
 
 use super::plan;
-use crate::apply::{Error, Guard, MetadataPatch, StatusPatch, failure, is_code, is_reason, only};
+use crate::apply::{Error, Guard, MetadataPatch, StatusPatch, failure, is_code, is_reason, only, settled};
 use crate::plan::delete_in;
 use crate::stores::{JobView, ListView};
 
 /// Name of the controller: label of its metrics, source of its events.
 pub const NAME: &str = "imagelistpulljob-controller";
-
-/// When to look again after somebody else was faster.
-const AFTER_CONFLICT: Duration = Duration::from_millis(200);
 
 /// Changes of jobs within this time are one round's.
 const DEBOUNCE: Duration = Duration::from_millis(500);
@@ -98,17 +95,7 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
 /// # Errors
 /// The first failure of the round; what succeeded is published all the same.
 pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    match round(&key, &context).await {
-        Err(error @ Error::Conflict(_)) => {
-            tracing::debug!(%error, "decided again");
-            Ok(Requeue::After(AFTER_CONFLICT))
-        }
-        Err(error @ Error::NamespaceGone(_)) => {
-            tracing::debug!(%error, "the list goes with its namespace");
-            Ok(Requeue::None)
-        }
-        ended => ended,
-    }
+    settled(round(&key, &context).await)
 }
 
 async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {

@@ -13,6 +13,7 @@ use kruise_api::nodeimage::{ImageSpec, ImageStatus, KIND, NodeImage, NodeImageSp
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_runtime::controller::Requeue;
 use kruise_runtime::events::{EventRecorder, EventType};
+use kruise_runtime::nodes::NodeView;
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store};
 use kube::Api;
@@ -22,14 +23,11 @@ use serde_json::Value;
 
 use super::owners::Owners;
 use super::plan::{Action, GivenUp, Plan, Seen, plan};
-use crate::apply::{Error, Guard, StatusPatch, failure, is_code, is_reason, only};
-use crate::stores::{JobView, NodeImageView, NodeReadiness, SecretStore};
+use crate::apply::{Error, Guard, StatusPatch, failure, is_code, is_reason, only, settled};
+use crate::stores::{JobView, NodeImageView, SecretStore};
 
 /// Name of the controller: label of its metrics, source of its events.
 pub const NAME: &str = "nodeimage-controller";
-
-/// When to look again after somebody else was faster.
-const AFTER_CONFLICT: Duration = Duration::from_millis(200);
 
 /// How long copies of Secrets get to go after their last job is over.
 const AFTER_JOB: Duration = Duration::from_secs(2);
@@ -38,7 +36,7 @@ const AFTER_JOB: Duration = Duration::from_secs(2);
 #[derive(Clone, Default)]
 pub struct Stores {
     /// Nodes.
-    pub nodes: Store<NodeReadiness>,
+    pub nodes: Store<NodeView>,
     /// `NodeImage`s.
     pub images: Store<NodeImageView>,
     /// `ImagePullJob`s.
@@ -91,7 +89,7 @@ impl Context {
 pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
     let stores = &context.stores;
     let (waker, known) = (queue.clone(), stores.images.clone());
-    stores.nodes.subscribe(Box::new(move |change: &Change<NodeReadiness>| {
+    stores.nodes.subscribe(Box::new(move |change: &Change<NodeView>| {
         let Some(node) = change.new.as_ref().or(change.old.as_ref()) else { return };
         if concerns(change) || known.get(&node.key).is_none() {
             waker.add(node.key.clone());
@@ -114,9 +112,9 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
 }
 
 /// Whether a `NodeImage` that is there already has to follow.
-fn concerns(change: &Change<NodeReadiness>) -> bool {
+fn concerns(change: &Change<NodeView>) -> bool {
     let (Some(old), Some(new)) = (&change.old, &change.new) else { return true };
-    old.labels != new.labels || old.terminating != new.terminating
+    old.facts.labels != new.facts.labels || old.terminating != new.terminating
 }
 
 /// One round.
@@ -124,13 +122,7 @@ fn concerns(change: &Change<NodeReadiness>) -> bool {
 /// # Errors
 /// The write failed.
 pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    match round(&key, &context).await {
-        Err(error @ Error::Conflict(_)) => {
-            tracing::debug!(%error, "decided again");
-            Ok(Requeue::After(AFTER_CONFLICT))
-        }
-        ended => ended,
-    }
+    settled(round(&key, &context).await)
 }
 
 async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {

@@ -12,8 +12,8 @@ use kruise_api::nodeimage::{
     PullSecret,
 };
 use kruise_common::deadline::until;
+use kruise_runtime::nodes::NodeView;
 
-use crate::stores::NodeReadiness;
 use crate::task::{status_of, whole_seconds};
 
 /// Seconds after which a node that says nothing is given up, and that it may be late with what it says.
@@ -28,7 +28,7 @@ const OVERDUE: &str = "pulling exceeds the activeDeadlineSeconds";
 /// Everything a round sees.
 pub struct Seen<'a> {
     /// The node; `None` if there is none.
-    pub node: Option<&'a NodeReadiness>,
+    pub node: Option<&'a NodeView>,
     /// Its `NodeImage`; `None` if there is none.
     pub image: Option<&'a NodeImage>,
     /// True if an owner is known to be gone. Owners of other kinds are not asked about.
@@ -108,17 +108,21 @@ fn is_fake(image: &NodeImage) -> bool {
     image.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(keys::FAKE_NODE_IMAGE))
 }
 
-fn creation(node: &NodeReadiness, seen: &Seen<'_>) -> Plan {
+fn creation(node: &NodeView, seen: &Seen<'_>) -> Plan {
     let Some(since) = node.ready_since.filter(|_| !node.is_virtual()) else { return Plan::default() };
     let delay = i64::try_from(seen.delay.as_secs()).unwrap_or(i64::MAX);
     let left = until(since, delay, seen.now);
     if left.is_zero() {
-        return Plan::act(Action::Create(node.labels.clone()));
+        return Plan::act(Action::Create(labels_of(node)));
     }
     Plan { wake_in: Some(left), ..Plan::default() }
 }
 
-fn upkeep(node: Option<&NodeReadiness>, image: &NodeImage, seen: &Seen<'_>) -> Plan {
+fn labels_of(node: &NodeView) -> BTreeMap<String, String> {
+    node.facts.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+}
+
+fn upkeep(node: Option<&NodeView>, image: &NodeImage, seen: &Seen<'_>) -> Plan {
     let mut plan = Plan::default();
     let mut images = BTreeMap::new();
     for (name, spec) in image.spec.images.iter().flatten() {
@@ -128,7 +132,7 @@ fn upkeep(node: Option<&NodeReadiness>, image: &NodeImage, seen: &Seen<'_>) -> P
         }
     }
     let labels = node
-        .map(|node| node.labels.clone())
+        .map(labels_of)
         .filter(|labels| labels != image.metadata.labels.as_ref().unwrap_or(&BTreeMap::new()));
     if labels.is_some() || !images.is_empty() {
         plan.action = Some(Action::Update { labels, images });
@@ -299,6 +303,7 @@ fn counted(
 #[cfg(test)]
 mod tests {
     use kruise_common::key::{ObjectKey, Uid};
+    use kruise_common::placement::NodeFacts;
     use serde_json::{Value, json};
 
     use super::*;
@@ -307,12 +312,15 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn node(labels: &[(&str, &str)], ready_since: Option<i64>) -> NodeReadiness {
-        NodeReadiness {
+    fn node(labels: &[(&str, &str)], ready_since: Option<i64>) -> NodeView {
+        NodeView {
             key: ObjectKey::new("", "n"),
             uid: Uid::from("n"),
             resource_version: "1".into(),
-            labels: labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            facts: NodeFacts {
+                labels: labels.iter().map(|&(key, value)| (key.into(), value.into())).collect(),
+                ..NodeFacts::default()
+            },
             terminating: false,
             ready_since: ready_since.map(at),
         }
@@ -338,7 +346,7 @@ mod tests {
         json!({"kind": "ImagePullJob", "namespace": "shop", "name": uid, "uid": uid})
     }
 
-    fn planned(node: Option<&NodeReadiness>, image: Option<&NodeImage>, now: i64) -> Plan {
+    fn planned(node: Option<&NodeView>, image: Option<&NodeImage>, now: i64) -> Plan {
         plan(&Seen {
             node,
             image,
@@ -353,7 +361,7 @@ mod tests {
     fn a_node_gets_an_object_once_it_has_been_ready_for_a_while() {
         let ready = node(&[("a", "b")], Some(0));
         assert_eq!(planned(Some(&ready), None, 10).wake_in, Some(Duration::from_secs(20)));
-        let labels = ready.labels.clone();
+        let labels = labels_of(&ready);
         assert_eq!(planned(Some(&ready), None, 30), Plan::act(Action::Create(labels)));
         assert_eq!(planned(Some(&node(&[], None)), None, 30), Plan::default(), "not ready");
         assert_eq!(planned(Some(&node(&[("type", "virtual-kubelet")], Some(0))), None, 99), Plan::default());
@@ -375,7 +383,7 @@ mod tests {
     fn labels_follow_the_node() {
         let found = image(json!({"old": "x"}), json!({}), json!({}));
         let node = node(&[("new", "y")], Some(0));
-        let expected = Action::Update { labels: Some(node.labels.clone()), images: BTreeMap::new() };
+        let expected = Action::Update { labels: Some(labels_of(&node)), images: BTreeMap::new() };
         assert_eq!(planned(Some(&node), Some(&found), 0).action, Some(expected));
     }
 

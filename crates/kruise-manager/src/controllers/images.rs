@@ -18,10 +18,9 @@ use kruise_common::pod_wire::PodWire;
 use kruise_imagepulljob::admission::{self, Kind};
 use kruise_imagepulljob::index::{Index, OrderOf};
 use kruise_imagepulljob::metrics::JobMetrics;
-use kruise_imagepulljob::stores::{
-    JobView, ListView, NodeImageView, NodeReadiness, NodeWire, SecretStore, SecretView, Stores,
-};
+use kruise_imagepulljob::stores::{JobView, ListView, NodeImageView, SecretStore, SecretView, Stores};
 use kruise_imagepulljob::{job, list, nodeimage};
+use kruise_runtime::nodes::{NodeView, NodeWire};
 use kruise_runtime::store::Store;
 use kruise_runtime::watches::Watches;
 use kruise_webhook::review::AdmissionRequest;
@@ -148,7 +147,7 @@ fn start_lists(parts: &Parts) -> anyhow::Result<Started> {
 fn start_node_images(parts: &Parts) -> anyhow::Result<Started> {
     let (watches, name) = (&parts.watches, nodeimage::controller::NAME);
     let stores = nodeimage::controller::Stores {
-        nodes: watches.cluster(|node: NodeWire| NodeReadiness::of(node)),
+        nodes: watches.cluster(|node: NodeWire| NodeView::of(node)),
         images: images(watches),
         jobs: jobs(watches),
         secrets: secrets(watches),
