@@ -14,6 +14,8 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
 const CRON: &str = "tick";
+/// Another one, whose runs show that time has passed.
+const WITNESS: &str = "witness";
 /// Pods that end on their own take a moment on real nodes.
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -80,7 +82,12 @@ impl Crons {
 
     /// The Jobs, oldest first.
     async fn jobs(&self) -> Result<Vec<Job>> {
+        self.jobs_of(CRON).await
+    }
+
+    async fn jobs_of(&self, cron: &str) -> Result<Vec<Job>> {
         let mut jobs = self.jobs.list(&ListParams::default()).await?.items;
+        jobs.retain(|job| job.metadata.owner_references.iter().flatten().any(|owner| owner.name == cron));
         jobs.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         Ok(jobs)
     }
@@ -89,6 +96,18 @@ impl Crons {
         seen(what, MINUTE, async || {
             let jobs = self.jobs().await?;
             Ok((jobs.len() >= count).then_some(jobs))
+        })
+        .await
+    }
+
+    /// Waits until a schedule of every three seconds, begun now, has run this often: whatever else was due by then had its
+    /// turn.
+    async fn while_the_clock_strikes(&self, runs: usize) -> Result<()> {
+        let witness =
+            merged(cron("@every 3s", "sleep 600", &json!({})), &json!({"metadata": {"name": WITNESS}}));
+        self.create(&witness).await?;
+        seen("the witness runs", MINUTE, async || {
+            Ok((self.jobs_of(WITNESS).await?.len() >= runs).then_some(()))
         })
         .await
     }
@@ -172,8 +191,7 @@ async fn runs_go_side_by_side_until_a_pause(at: Venue) -> Result<()> {
         Ok((jobs == active).then_some(jobs))
     })
     .await?;
-    // Long enough for three more.
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    crons.while_the_clock_strikes(3).await?;
     let after = crons.jobs().await?.len();
     ensure!(after <= before + 1, "{before} jobs became {after} during a pause");
     crons.patch(json!({"spec": {"paused": false}})).await?;
@@ -196,7 +214,7 @@ async fn a_run_that_was_cleaned_up_is_not_repeated(at: Venue) -> Result<()> {
     }
     crons.patch(json!({"spec": {"failedJobsHistoryLimit": 2}})).await?;
     let last = crons.status("lastScheduleTime").await?;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    crons.while_the_clock_strikes(1).await?;
     ensure!(crons.jobs.get_opt(&name).await?.is_none(), "it was run again");
     ensure!(crons.status("lastScheduleTime").await? == last);
     Ok(())
