@@ -1,7 +1,5 @@
-//! What nodes are asked to pull, and a registry that takes its time.
+//! What nodes are asked to pull.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,18 +7,10 @@ use k8s_openapi::api::core::v1::{Event, Node};
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 
-use crate::manager::{cluster, cluster_output, seen};
+use crate::manager::{cluster_output, seen};
 
 const MINUTE: Duration = Duration::from_mins(1);
-/// Where nodes see the machine they run on, and its registry.
-const HOST: &str = "10.250.0.1";
-const REGISTRY: &str = "10.250.0.1:5000";
-/// How many pieces a slow registry sends in a second.
-const PIECES: u64 = 20;
 
 /// A kind of Kruise.
 pub fn kind(kind: &str, plural: &str) -> ApiResource {
@@ -103,73 +93,12 @@ impl NodeImages {
 
 /// A tag to pull if it is not there, with a minute for each attempt.
 pub fn entry(tag: &str, backoff: i32, version: i64) -> Value {
-    let policy = json!({"timeoutSeconds": 60, "backoffLimit": backoff, "ttlSecondsAfterFinished": 300});
+    hurried_entry(tag, backoff, version, 60)
+}
+
+/// A tag to pull if it is not there, with so many seconds for each attempt.
+pub fn hurried_entry(tag: &str, backoff: i32, version: i64, seconds: i32) -> Value {
+    let policy = json!({"timeoutSeconds": seconds, "backoffLimit": backoff, "ttlSecondsAfterFinished": 300});
     json!({"tag": tag, "pullPolicy": policy, "version": version,
         "imagePullPolicy": "IfNotPresent"})
-}
-
-/// The cluster's registry, behind a line of so many bytes a second. Ends with the value.
-pub struct SlowRegistry {
-    name: String,
-    sent: Arc<AtomicU64>,
-    _line: JoinSet<()>,
-}
-
-impl SlowRegistry {
-    /// One whose images are named `<name>/…`, on every node.
-    pub async fn start(bytes_per_second: u64) -> Result<Self> {
-        let listener =
-            TcpListener::bind((HOST, 0)).await.context("this is not the machine of the cluster")?;
-        let name = listener.local_addr()?.to_string();
-        cluster(&["registry", &name]).await?;
-        let (sent, mut line) = (Arc::new(AtomicU64::new(0)), JoinSet::new());
-        let counter = Arc::clone(&sent);
-        line.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                // A client that goes away ends its connection, and nothing else.
-                let counter = Arc::clone(&counter);
-                connections.spawn(async move { drop(connect(client, bytes_per_second, &counter).await) });
-                while connections.try_join_next().is_some() {}
-            }
-        });
-        Ok(Self { name, sent, _line: line })
-    }
-
-    /// What stands before the name of its images.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// How many bytes it has sent so far.
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-}
-
-async fn connect(client: TcpStream, bytes_per_second: u64, sent: &AtomicU64) -> Result<()> {
-    let (mut questions, mut answers) = client.into_split();
-    let (mut from, mut to) = TcpStream::connect(REGISTRY).await?.into_split();
-    let ask = async {
-        tokio::io::copy(&mut questions, &mut to).await?;
-        to.shutdown().await
-    };
-    let answer = async {
-        let mut piece = vec![0; usize::try_from(bytes_per_second / PIECES)?.max(1)];
-        loop {
-            let length = from.read(&mut piece).await?;
-            if length == 0 {
-                return anyhow::Ok(());
-            }
-            answers.write_all(piece.get(..length).unwrap_or_default()).await?;
-            sent.fetch_add(length as u64, Ordering::Relaxed);
-            // The line is as slow as it is, whatever anybody waits for.
-            tokio::time::sleep(Duration::from_millis(1000 * length as u64 / bytes_per_second.max(1))).await;
-        }
-    };
-    tokio::select! {
-        biased;
-        done = answer => done,
-        Err(error) = ask => Err(error.into()),
-    }
 }

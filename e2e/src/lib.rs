@@ -7,6 +7,7 @@
 mod agent;
 mod images;
 mod manager;
+mod registries;
 mod venue;
 
 use std::collections::BTreeMap;
@@ -26,8 +27,9 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 pub use agent::agents_have_reported;
-pub use images::{NodeImages, SlowRegistry, entry, kind};
+pub use images::{NodeImages, entry, hurried_entry, kind};
 pub use manager::{Manager, PutBack, cluster, cluster_output, seen};
+pub use registries::{BrokenRegistry, Defect, SlowRegistry};
 pub use venue::Venue;
 
 /// The name of the CloneSet of every spec; each has a namespace of its own.

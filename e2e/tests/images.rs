@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kruise_e2e::{
-    NodeImages, PodView as _, SOON, Venue, cluster, cluster_output, container, entry, kind, seen,
+    BrokenRegistry, Defect, NodeImages, PodView as _, SOON, Venue, cluster, cluster_output, container, entry,
+    hurried_entry, kind, seen,
 };
 use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
 use serde_json::{Value, json};
@@ -80,6 +81,31 @@ async fn an_image_that_does_not_exist_fails_with_its_reason_after_its_retries() 
         Ok(events.iter().any(|told| *told == format!("Image {image}:1 {message}")).then_some(()))
     })
     .await?;
+    images.forget(&image).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn a_registry_that_is_silent_or_answers_garbage_fails_its_images_only() -> Result<()> {
+    let images = NodeImages::of_first_node().await?;
+    for (defect, told) in [
+        (Defect::Silent, "is canceled: it did not end within 3s"),
+        (Defect::Garbage, "Failed to pull image reference"),
+    ] {
+        let registry = BrokenRegistry::start(defect).await?;
+        let image = format!("{}/app", registry.name());
+        images.patch(&image, json!({"tags": [hurried_entry("1", 0, 0, 3)]})).await?;
+        let state = images.ended(&image).await?;
+        ensure!(text(&state, "phase") == "Failed", "{defect:?}: {state}");
+        ensure!(text(&state, "message").contains(told), "{defect:?}: {state}");
+        images.forget(&image).await?;
+    }
+    let name = format!("good-{:08x}", rand::random::<u32>());
+    cluster(&["demo-image", "1", &name]).await?;
+    let image = format!("kruise.test/{name}");
+    images.ask(&image, "1", 0).await?;
+    let state = images.ended(&image).await?;
+    ensure!(text(&state, "phase") == "Succeeded", "the agent lives on: {state}");
     images.forget(&image).await
 }
 
