@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Event, Pod, Secret};
 use kruise_e2e::{
     BrokenRegistry, Defect, NodeImages, PodView as _, SOON, Venue, cluster, cluster_output, container, entry,
     hurried_entry, kind, seen,
 };
-use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
 use serde_json::{Value, json};
 
 const ONE: &str = "kruise.test/demo:1";
@@ -175,5 +175,10 @@ async fn a_container_is_restarted_where_it_is() -> Result<()> {
     .await?;
     let state = done.data.pointer("/status/containerRecreateStates/0").cloned().unwrap_or_default();
     ensure!(text(&state, "phase") == "Succeeded" && state.get("isKilled") == Some(&json!(true)), "{state}");
-    Ok(())
+    let events: Api<Event> = Api::namespaced(place.client(), place.namespace());
+    seen("the end is told", SOON, async || {
+        let about = ListParams::default().fields("involvedObject.name=again,reason=RecreateCompleted");
+        Ok((!events.list(&about).await?.items.is_empty()).then_some(()))
+    })
+    .await
 }

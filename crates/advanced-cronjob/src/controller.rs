@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use k8s_openapi::api::core::v1::ObjectReference;
 use kruise_api::advancedcronjob::{AdvancedCronJobStatus, KIND};
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_runtime::controller::Requeue;
-use kruise_runtime::events::{EventRecorder, EventType};
+use kruise_runtime::events::{EventRecorder, EventType, about};
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store};
 use kruise_runtime::watches::Watches;
@@ -69,15 +68,7 @@ impl Context {
     }
 
     pub(crate) fn event(&self, job: &JobView, kind: EventType, reason: &str, message: &str) {
-        let object = ObjectReference {
-            api_version: Some(kruise_api::V1BETA1.to_owned()),
-            kind: Some(KIND.to_owned()),
-            namespace: Some(job.key.namespace.to_string()),
-            name: Some(job.key.name.to_string()),
-            uid: Some(job.uid.to_string()),
-            ..ObjectReference::default()
-        };
-        self.events.event(object, kind, reason, message);
+        self.events.event(about(job, kruise_api::V1BETA1, KIND), kind, reason, message);
     }
 
     /// Those notes that were not true of the object in its last round.

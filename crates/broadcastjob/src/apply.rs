@@ -5,7 +5,6 @@
 //! is deleted when it is over and its time has come.
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kruise_api::broadcastjob::{BroadcastJob, BroadcastJobStatus, JobCondition, KIND};
 use kruise_api::{V1BETA1, keys};
@@ -13,7 +12,7 @@ use kruise_common::counts::slow_start;
 use kruise_common::key::ObjectKey;
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
-use kruise_runtime::events::{EventRecorder, EventType};
+use kruise_runtime::events::{EventRecorder, EventType, about};
 use kruise_runtime::writes::{Error, Guard, StatusPatch, failure, is_code, is_reason, only};
 use kube::api::{Api, GetParams, Patch, PatchParams, PostParams};
 use serde::Serialize;
@@ -230,16 +229,7 @@ impl Executor {
 
     /// Tells of something that happened to the job.
     pub fn tell(&self, job: &JobView, kind: EventType, reason: &str, message: &str) {
-        let about = ObjectReference {
-            api_version: Some(V1BETA1.to_owned()),
-            kind: Some(KIND.to_owned()),
-            namespace: Some(job.key.namespace.to_string()),
-            name: Some(job.key.name.to_string()),
-            uid: Some(job.uid.to_string()),
-            resource_version: Some(job.resource_version.to_string()),
-            ..ObjectReference::default()
-        };
-        self.events.event(about, kind, reason, message);
+        self.events.event(about(job, V1BETA1, KIND), kind, reason, message);
     }
 }
 

@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use kruise_api::V1BETA1;
+use kruise_api::cloneset::KIND;
 use kruise_api::cloneset::v1beta1::{CloneSet, CloneSetStatus};
 use kruise_api::keys;
 use kruise_common::key::{ObjectKey, Uid};
@@ -18,7 +20,7 @@ use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::{Decision, Revision};
 use kruise_runtime::client::is_namespace_terminating;
-use kruise_runtime::events::{EventRecorder, EventType};
+use kruise_runtime::events::{EventRecorder, EventType, about};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::Serialize;
 use serde_json::Value;
@@ -563,11 +565,11 @@ impl Executor {
     }
 
     pub(crate) fn normal(&self, set: &SetView, reason: &str, message: impl AsRef<str>) {
-        self.events.event(reference(set), EventType::Normal, reason, message.as_ref());
+        self.events.event(about(set, V1BETA1, KIND), EventType::Normal, reason, message.as_ref());
     }
 
     pub(crate) fn warning(&self, set: &SetView, reason: &str, message: impl AsRef<str>) {
-        self.events.event(reference(set), EventType::Warning, reason, message.as_ref());
+        self.events.event(about(set, V1BETA1, KIND), EventType::Warning, reason, message.as_ref());
     }
 }
 
@@ -594,18 +596,6 @@ struct RaiseMetadata<'a> {
     uid: String,
     resource_version: String,
     annotations: std::collections::BTreeMap<&'a str, Option<&'a str>>,
-}
-
-fn reference(set: &SetView) -> k8s_openapi::api::core::v1::ObjectReference {
-    k8s_openapi::api::core::v1::ObjectReference {
-        api_version: Some("apps.kruise.io/v1beta1".to_owned()),
-        kind: Some("CloneSet".to_owned()),
-        namespace: Some(set.key.namespace.to_string()),
-        name: Some(set.key.name.to_string()),
-        uid: Some(set.uid.to_string()),
-        resource_version: Some(set.resource_version.to_string()),
-        ..Default::default()
-    }
 }
 
 fn stage(action: &Action) -> Stage {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kruise_api::containerrecreaterequest::{
-    ContainerRecreateRequest, ContainerRecreateRequestPhase as Phase, ContainerStatusSnapshot,
+    ContainerRecreateRequest, ContainerRecreateRequestPhase as Phase, ContainerStatusSnapshot, KIND,
 };
 use kruise_api::keys;
 use kruise_common::key::{ObjectKey, Uid};
@@ -16,14 +16,18 @@ use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_common::readiness;
 use kruise_runtime::controller::Requeue;
+use kruise_runtime::events::{EventRecorder, about};
 use kruise_runtime::queue::WorkQueue;
-use kruise_runtime::store::{Change, Store, View};
+use kruise_runtime::store::{Change, Store};
+use kruise_runtime::view;
+use kruise_runtime::views::identity;
 use kruise_runtime::writes::{Error, failure, is_code, only, settled};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde::Serialize;
 
 use crate::metrics::RequestMetrics;
+use crate::news::{News, news};
 use crate::plan::{Action, Plan, Seen, plan};
 
 /// Name of the controller: label of its metrics.
@@ -45,37 +49,17 @@ pub struct RequestView {
 impl RequestView {
     /// The view of an object from the API server; `None` if it has no name or identity.
     pub fn of(mut object: ContainerRecreateRequest) -> Option<Self> {
-        let meta = &mut object.metadata;
-        meta.managed_fields = None;
-        let key = ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref()?);
-        let uid = Uid::from(meta.uid.as_deref()?);
-        let resource_version = Arc::from(meta.resource_version.as_deref()?);
+        object.metadata.managed_fields = None;
+        let (key, uid, resource_version) = identity(&object.metadata)?;
         Some(Self { key, uid, resource_version, object })
     }
 }
 
-impl View for RequestView {
-    fn key(&self) -> ObjectKey {
-        self.key.clone()
-    }
-
-    fn uid(&self) -> &Uid {
-        &self.uid
-    }
-
-    fn resource_version(&self) -> &str {
-        &self.resource_version
-    }
-
-    fn owners(&self) -> Vec<Uid> {
-        let labels = self.object.metadata.labels.as_ref();
-        labels
-            .and_then(|labels| labels.get(keys::CRR_POD_UID))
-            .map(|uid| Uid::from(uid.as_str()))
-            .into_iter()
-            .collect()
-    }
-}
+view!(=> RequestView, |request| {
+    let labels = request.object.metadata.labels.as_ref();
+    let pod = labels.and_then(|labels| labels.get(keys::CRR_POD_UID));
+    pod.map(|uid| Uid::from(uid.as_str())).into_iter().collect()
+});
 
 /// What rounds need.
 pub struct Context {
@@ -87,16 +71,21 @@ pub struct Context {
     pub pods: Store<PodView>,
     /// Counters.
     pub metrics: RequestMetrics,
+    /// Tells users.
+    pub events: EventRecorder,
     /// The time.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
 /// Wakes requests when something of theirs changes.
 pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
-    let (waker, metrics) = (queue.clone(), context.metrics.clone());
+    let (waker, metrics, events) = (queue.clone(), context.metrics.clone(), context.events.clone());
     context.requests.subscribe(Box::new(move |change: &Change<RequestView>| {
         if let (Some(old), Some(new)) = (&change.old, &change.new) {
             metrics.changed(&old.object, &new.object);
+            if let Some(News { kind, reason, message }) = news(&old.object, &new.object) {
+                events.event(about(new.as_ref(), kruise_api::V1BETA1, KIND), kind, reason, &message);
+            }
         }
         if let Some(request) = &change.new {
             waker.add(request.key.clone());

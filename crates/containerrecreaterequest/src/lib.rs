@@ -6,4 +6,5 @@
 pub mod admission;
 pub mod controller;
 pub mod metrics;
+mod news;
 pub mod plan;

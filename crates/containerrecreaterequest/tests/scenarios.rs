@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use kruise_api::containerrecreaterequest::{
     ContainerRecreateRequest, ContainerRecreateRequestPhase as Phase,
 };
 use kruise_playground::{Options, Playground};
 use kruise_sandbox::clock;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -72,6 +72,14 @@ impl World {
     async fn report(&self, status: Value) {
         let patch = Patch::Merge(json!({"status": status}));
         self.requests.patch_status("r", &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// What users are told of requests.
+    async fn events(&self) -> Vec<String> {
+        let events = Api::<Event>::namespaced(self.pods.clone().into_client(), "default");
+        let events = events.list(&ListParams::default()).await.unwrap().items.into_iter();
+        let ours = events.filter(|event| event.involved_object.name.as_deref() == Some("r"));
+        ours.map(|event| format!("{}: {}", event.reason.unwrap(), event.message.unwrap())).collect()
     }
 
     async fn now(&self) -> Option<ContainerRecreateRequest> {
@@ -161,6 +169,12 @@ async fn a_request_ends_with_its_pod_or_at_its_deadline_and_agents_are_told_of_n
     .await;
     until("the deadline ends it", async || world.ended().await.is_some()).await;
     assert_eq!(world.ended().await.as_deref(), Some("recreating has exceeded the activeDeadlineSeconds"));
+    for told in [
+        "RecreateStarted: Recreating main of pod web",
+        "RecreateFailed: Not recreated of pod web: main: recreating has exceeded the activeDeadlineSeconds",
+    ] {
+        until(told, async || world.events().await.iter().any(|event| event == told)).await;
+    }
 
     let _answer = world.requests.delete("r", &DeleteParams::default()).await.unwrap();
     world.request(json!({})).await;

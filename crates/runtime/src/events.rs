@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::client::is_namespace_terminating;
 use crate::lease::WallClock;
+use crate::store::View;
 
 /// Messages are cut to this many bytes.
 const MAX_MESSAGE: usize = 1024;
@@ -268,6 +269,20 @@ impl<V> Lru<V> {
             let Some((_, oldest)) = self.by_use.pop_first() else { break };
             self.entries.remove(&oldest);
         }
+    }
+}
+
+/// A kept object, as events name what they are about.
+pub fn about(view: &impl View, api_version: &str, kind: &str) -> ObjectReference {
+    let key = view.key();
+    ObjectReference {
+        api_version: Some(api_version.to_owned()),
+        kind: Some(kind.to_owned()),
+        namespace: (!key.namespace.is_empty()).then(|| key.namespace.to_string()),
+        name: Some(key.name.to_string()),
+        uid: Some(view.uid().to_string()),
+        resource_version: Some(view.resource_version().to_owned()),
+        ..ObjectReference::default()
     }
 }
 

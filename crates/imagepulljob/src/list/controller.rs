@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kruise_api::imagelistpulljob::{FailedImageStatus, ImageListPullJob, ImageListPullJobStatus, KIND};
 use kruise_api::imagepulljob::ImagePullJob;
 use kruise_api::keys;
 use kruise_common::key::ObjectKey;
 use kruise_runtime::controller::Requeue;
-use kruise_runtime::events::{EventRecorder, EventType};
+use kruise_runtime::events::{EventRecorder, EventType, about};
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store};
 use kube::Api;
@@ -60,15 +59,7 @@ impl Context {
     }
 
     fn event(&self, list: &ListView, kind: EventType, reason: &str, message: &str) {
-        let object = ObjectReference {
-            api_version: Some(kruise_api::V1BETA1.to_owned()),
-            kind: Some(KIND.to_owned()),
-            namespace: Some(list.key.namespace.to_string()),
-            name: Some(list.key.name.to_string()),
-            uid: Some(list.uid.to_string()),
-            ..ObjectReference::default()
-        };
-        self.events.event(object, kind, reason, message);
+        self.events.event(about(list, kruise_api::V1BETA1, KIND), kind, reason, message);
     }
 }
 

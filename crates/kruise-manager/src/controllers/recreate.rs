@@ -32,6 +32,7 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
         requests: parts.watches.namespaced(|request: ContainerRecreateRequest| RequestView::of(request)),
         pods: parts.watches.namespaced(|pod: PodWire| Some(PodView::from(pod))),
         metrics: RequestMetrics::register(parts.metrics.registry())?,
+        events: parts.events.for_component(NAME),
         clock: Arc::clone(&parts.clock),
     });
     let (requests, pods) = (context.requests.clone(), context.pods.clone());
