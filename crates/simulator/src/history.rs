@@ -1,5 +1,9 @@
 //! What happens in a history, and how one is made from a seed.
 
+pub mod broadcastjob;
+pub mod cloneset;
+pub mod cronjob;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -27,48 +31,45 @@ impl Amount {
     }
 }
 
-/// Which part of the template an edit changes.
+/// What a history is about, as it is at the start.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Edit {
-    /// The image: possible in place.
-    Image(u8),
-    /// An environment variable: pods must be recreated.
-    Env(u8),
-    /// An annotation: possible in place without a restart.
-    Annotation(u8),
+pub enum Subject {
+    /// A CloneSet.
+    CloneSet(cloneset::Start),
+    /// A BroadcastJob.
+    BroadcastJob(broadcastjob::Start),
+    /// An AdvancedCronJob.
+    CronJob(cronjob::Start),
+}
+
+impl Subject {
+    /// The object to create.
+    pub fn object(&self) -> Value {
+        match self {
+            Self::CloneSet(start) => start.object(),
+            Self::BroadcastJob(start) => start.object(),
+            Self::CronJob(start) => start.object(),
+        }
+    }
 }
 
 /// One thing a user, a node or fate does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
-    /// Sets `replicas`.
-    Scale(i64),
-    /// Changes the template.
-    Template(Edit),
-    /// Sets `updateStrategy.rollingUpdate.partition`.
-    Partition(Amount),
-    /// Sets `updateStrategy.rollingUpdate.maxUnavailable`.
-    MaxUnavailable(Amount),
-    /// Sets `updateStrategy.rollingUpdate.maxSurge`.
-    MaxSurge(Amount),
-    /// Sets `updateStrategy.rollingUpdate.paused`.
-    Pause(bool),
-    /// Sets `minReadySeconds`.
-    MinReady(i64),
-    /// Deletes one of the set's pods; `true` without grace.
+    /// To a CloneSet.
+    CloneSet(cloneset::Step),
+    /// To a BroadcastJob.
+    BroadcastJob(broadcastjob::Step),
+    /// To an AdvancedCronJob.
+    CronJob(cronjob::Step),
+    /// Deletes one of the pods; `true` without grace.
     DeletePod(usize, bool),
-    /// Marks one of the set's pods for deletion.
-    SpecifiedDelete(usize),
-    /// Scales in by one and names the pod.
-    PodsToDelete(usize),
-    /// Takes one of the set's pods out of its selector.
-    Relabel(usize),
-    /// The container of a pod exits and is restarted.
+    /// The container of a pod exits with a failure.
     Crash(usize),
-    /// A container is not ready until further notice.
-    Unready(usize),
-    /// All containers may be ready again.
-    Heal,
+    /// A node is cordoned, or not any more.
+    Cordon(usize, bool),
+    /// A node joins those that jobs are for, or leaves them.
+    Join(usize, bool),
     /// A node stops answering.
     LoseNode(usize),
     /// Nodes answer again.
@@ -121,14 +122,8 @@ pub const LONGEST_DELAY: Duration = Duration::from_secs(4);
 pub struct History {
     /// What it was made from; also seeds the world.
     pub seed: u64,
-    /// Pods at the start.
-    pub replicas: i64,
-    /// `podUpdatePolicy`.
-    pub policy: &'static str,
-    /// `maxUnavailable`.
-    pub max_unavailable: Amount,
-    /// `maxSurge`.
-    pub max_surge: Amount,
+    /// What it is about.
+    pub subject: Subject,
     /// Steps, each with the time that passes before it.
     pub steps: Vec<(Duration, Step)>,
     /// Requests of the manager that meet a fault, by their number from 0.
@@ -140,14 +135,17 @@ pub struct History {
 }
 
 impl History {
-    /// The history of a seed.
+    /// The history of a seed: of five, three are about a CloneSet, one about each other kind.
     pub fn of(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let policy = if random.random_bool(0.3) { "ReCreate" } else { "InPlaceIfPossible" };
-        let surge = random.random_bool(0.3);
+        let (subject, slow, step): (_, u32, fn(&mut StdRng) -> Step) = match seed % 5 {
+            0..3 => (Subject::CloneSet(cloneset::Start::of(&mut random)), 1, cloneset::step),
+            3 => (Subject::BroadcastJob(broadcastjob::Start::of(&mut random)), 1, broadcastjob::step),
+            _ => (Subject::CronJob(cronjob::Start::of(&mut random)), 3, cronjob::step),
+        };
         let heartbeats = random.random_bool(0.1);
         let mut steps: Vec<_> =
-            (0..random.random_range(2..12)).map(|_| (pause(&mut random), step(&mut random))).collect();
+            (0..random.random_range(2..12)).map(|_| (pause(&mut random) * slow, step(&mut random))).collect();
         if heartbeats {
             // Long enough to be missed, not always long enough for the pods to be given up.
             let away = Duration::from_secs(random.random_range(20..500));
@@ -161,53 +159,13 @@ impl History {
         let count = if faulty { random.random_range(0..6) } else { 0 };
         let event_faults =
             (0..count).map(|_| (random.random_range(0..400), event_fault(&mut random))).collect();
-        Self {
-            seed,
-            replicas: random.random_range(0..7),
-            policy,
-            max_unavailable: amount(&mut random, 1, 3),
-            max_surge: if surge { amount(&mut random, 1, 3) } else { Amount::Count(0) },
-            steps,
-            faults,
-            event_faults,
-            heartbeats,
-        }
-    }
-
-    /// The CloneSet at the start.
-    pub fn clone_set(&self) -> Value {
-        json!({
-            "apiVersion": "apps.kruise.io/v1beta1",
-            "kind": "CloneSet",
-            "metadata": {"name": crate::run::SET},
-            "spec": {
-                "replicas": self.replicas,
-                "revisionHistoryLimit": 2,
-                "selector": {"matchLabels": {"app": crate::run::SET}},
-                "template": {
-                    "metadata": {"labels": {"app": crate::run::SET}},
-                    "spec": {"terminationGracePeriodSeconds": 2, "containers": [
-                        {"name": "main", "image": "sim/app:0", "env": [{"name": "V", "value": "0"}]},
-                    ]},
-                },
-                "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {
-                    "podUpdatePolicy": self.policy,
-                    "partition": 0,
-                    "maxUnavailable": self.max_unavailable.value(),
-                    "maxSurge": self.max_surge.value(),
-                }},
-            },
-        })
+        Self { seed, subject, steps, faults, event_faults, heartbeats }
     }
 }
 
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "seed {}: {} pods, {}, maxUnavailable {:?}, maxSurge {:?}",
-            self.seed, self.replicas, self.policy, self.max_unavailable, self.max_surge
-        )?;
+        writeln!(f, "seed {}: {:?}", self.seed, self.subject)?;
         if self.heartbeats {
             writeln!(f, "  nodes can be lost")?;
         }
@@ -239,32 +197,6 @@ fn amount(random: &mut StdRng, least: i64, most: i64) -> Amount {
         Amount::Count(random.random_range(least..=most))
     } else {
         Amount::Percent([10, 20, 34, 50, 100].choose(random).copied().unwrap_or(50))
-    }
-}
-
-fn step(random: &mut StdRng) -> Step {
-    let pod = random.random_range(0..8);
-    match random.random_range(0..100) {
-        0..18 => Step::Template(match random.random_range(0..10) {
-            0..7 => Edit::Image(random.random_range(0..4)),
-            7..9 => Edit::Env(random.random_range(0..3)),
-            _ => Edit::Annotation(random.random_range(0..3)),
-        }),
-        18..32 => Step::Scale(random.random_range(0..8)),
-        32..42 => Step::Partition(amount(random, 0, 6)),
-        42..46 => Step::MaxUnavailable(amount(random, 1, 4)),
-        46..50 => Step::MaxSurge(amount(random, 0, 3)),
-        50..55 => Step::Pause(random.random_bool(0.5)),
-        55..58 => Step::MinReady([0, 0, 3, 10].choose(random).copied().unwrap_or(0)),
-        58..66 => Step::DeletePod(pod, random.random_bool(0.3)),
-        66..72 => Step::SpecifiedDelete(pod),
-        72..76 => Step::PodsToDelete(pod),
-        76..80 => Step::Relabel(pod),
-        80..85 => Step::Crash(pod),
-        85..88 => Step::Unready(pod),
-        88..90 => Step::Heal,
-        90..97 => Step::CrashManager,
-        _ => Step::Compact,
     }
 }
 

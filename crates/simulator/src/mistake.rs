@@ -19,6 +19,26 @@ pub enum Mistake {
     IgnorePartition,
     /// `maxUnavailable` is taken for all pods.
     IgnoreMaxUnavailable,
+    /// `parallelism` of a BroadcastJob is not looked at.
+    IgnoreParallelism,
+    /// `paused` of a BroadcastJob is not looked at.
+    IgnorePause,
+    /// Every `concurrencyPolicy` is taken for `Allow`.
+    AlwaysAllow,
+    /// `status.lastScheduleTime` is not looked at: only children tell of runs.
+    ForgetRuns,
+}
+
+impl Mistake {
+    /// The resource that is misread.
+    const fn misreads(self) -> Option<&'static str> {
+        match self {
+            Self::ForgetOwnWrites => None,
+            Self::CountSurgeTwice | Self::IgnorePartition | Self::IgnoreMaxUnavailable => Some("clonesets"),
+            Self::IgnoreParallelism | Self::IgnorePause => Some("broadcastjobs"),
+            Self::AlwaysAllow | Self::ForgetRuns => Some("advancedcronjobs"),
+        }
+    }
 }
 
 /// The in-process service with a mistake on the way.
@@ -60,7 +80,13 @@ where
             let (parts, body) = request.into_parts();
             let sent = body.collect().await.map_err(Into::into)?.to_bytes();
             let write = parts.method != Method::GET;
-            let sets = parts.uri.path().ends_with("/clonesets");
+            let path = parts.uri.path();
+            let (many, one) = match mistake.misreads() {
+                Some(plural) => {
+                    (path.ends_with(&format!("/{plural}")), path.contains(&format!("/{plural}/")))
+                }
+                None => (false, false),
+            };
             let request = Request::from_parts(parts, Full::new(sent));
             let answer = tower::Service::call(&mut inner, request).await?;
             let (head, body) = answer.into_parts();
@@ -69,13 +95,15 @@ where
                     let bytes = body.collect().await?.to_bytes();
                     Full::new(aged(&bytes)).map_err(|never| match never {}).boxed_unsync()
                 }
-                Mistake::CountSurgeTwice | Mistake::IgnorePartition | Mistake::IgnoreMaxUnavailable
-                    if sets =>
-                {
-                    body.map_frame(move |frame| frame.map_data(|bytes| misread(&bytes, mistake)))
-                        .map_err(Into::into)
-                        .boxed_unsync()
+                _ if one && head.status.is_success() => {
+                    let bytes = body.collect().await?.to_bytes();
+                    let bytes = changed(&bytes, |object| read(object, mistake));
+                    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
                 }
+                _ if many => body
+                    .map_frame(move |frame| frame.map_data(|bytes| misread(&bytes, mistake)))
+                    .map_err(Into::into)
+                    .boxed_unsync(),
                 _ => body.map_err(Into::into).boxed_unsync(),
             };
             let mut answer = Response::from_parts(head, body);
@@ -104,42 +132,63 @@ fn aged(bytes: &Bytes) -> Bytes {
     })
 }
 
-/// A list of sets or a line of their watch as somebody would read it who makes the mistake.
-fn misread(bytes: &Bytes, mistake: Mistake) -> Bytes {
-    let read = |set: &mut Value| {
-        let Some(rolling) =
-            set.pointer_mut("/spec/updateStrategy/rollingUpdate").and_then(Value::as_object_mut)
-        else {
-            return;
-        };
-        match mistake {
-            Mistake::IgnorePartition => {
-                rolling.insert("partition".to_owned(), json!(0));
-            }
-            Mistake::IgnoreMaxUnavailable => {
-                rolling.insert("maxUnavailable".to_owned(), json!("100%"));
-            }
-            _ => {
-                let doubled = match rolling.get("maxSurge") {
-                    Some(Value::Number(count)) => json!(count.as_i64().unwrap_or_default() * 2),
-                    Some(Value::String(text)) => {
-                        let percent: i64 = text.trim_end_matches('%').parse().unwrap_or_default();
-                        json!(format!("{}%", percent * 2))
-                    }
-                    _ => return,
-                };
-                rolling.insert("maxSurge".to_owned(), doubled);
-            }
+/// An object as somebody would read it who makes the mistake.
+fn read(object: &mut Value, mistake: Mistake) {
+    let part = match mistake {
+        Mistake::ForgetOwnWrites => return,
+        Mistake::CountSurgeTwice | Mistake::IgnorePartition | Mistake::IgnoreMaxUnavailable => {
+            "/spec/updateStrategy/rollingUpdate"
         }
+        Mistake::IgnoreParallelism | Mistake::IgnorePause | Mistake::AlwaysAllow => "/spec",
+        Mistake::ForgetRuns => "/status",
     };
+    let Some(part) = object.pointer_mut(part).and_then(Value::as_object_mut) else { return };
+    match mistake {
+        Mistake::ForgetOwnWrites => {}
+        Mistake::IgnorePartition => {
+            part.insert("partition".to_owned(), json!(0));
+        }
+        Mistake::IgnoreMaxUnavailable => {
+            part.insert("maxUnavailable".to_owned(), json!("100%"));
+        }
+        Mistake::IgnoreParallelism => {
+            part.remove("parallelism");
+        }
+        Mistake::IgnorePause => {
+            part.remove("paused");
+        }
+        Mistake::AlwaysAllow => {
+            part.insert("concurrencyPolicy".to_owned(), json!("Allow"));
+        }
+        Mistake::ForgetRuns => {
+            part.remove("lastScheduleTime");
+        }
+        Mistake::CountSurgeTwice => {
+            let doubled = match part.get("maxSurge") {
+                Some(Value::Number(count)) => json!(count.as_i64().unwrap_or_default() * 2),
+                Some(Value::String(text)) => {
+                    let percent: i64 = text.trim_end_matches('%').parse().unwrap_or_default();
+                    json!(format!("{}%", percent * 2))
+                }
+                _ => return,
+            };
+            part.insert("maxSurge".to_owned(), doubled);
+        }
+    }
+}
+
+/// A list of objects or lines of their watch.
+fn misread(bytes: &Bytes, mistake: Mistake) -> Bytes {
     let lines = bytes.split_inclusive(|byte| *byte == b'\n').map(|line| {
         let line = Bytes::copy_from_slice(line);
         let newline = line.ends_with(b"\n");
         let mut line = changed(&line, |value| {
             if let Some(object) = value.get_mut("object") {
-                read(object);
+                read(object, mistake);
             } else if let Some(items) = value.get_mut("items").and_then(Value::as_array_mut) {
-                items.iter_mut().for_each(read);
+                for item in items {
+                    read(item, mistake);
+                }
             }
         })
         .to_vec();

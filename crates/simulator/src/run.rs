@@ -1,27 +1,35 @@
 //! Plays a history to its end and judges the end.
 
+mod broadcastjob;
+mod cloneset;
+mod cronjob;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kruise_playground::{MANAGER, Options, Playground};
-use kruise_sandbox::clock;
+use kruise_sandbox::clock::{self, WallClock};
 use kruise_sandbox::controllers::{Controller, gc};
 use kruise_sandbox::server::Config;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use crate::check::Checker;
-use crate::history::{Amount, Edit, History, Step};
+use crate::history::{History, Step, Subject};
 use crate::mistake::{Mistake, Mistaken};
 
-/// Name of the CloneSet, and value of its pods' label `app`.
-pub const SET: &str = "web";
+/// Name of what the history is about, and value of its pods' label `app`.
+pub const NAME: &str = "web";
+/// How many nodes there are.
+pub const NODES: u32 = 3;
+/// Label of nodes that have joined those that jobs are for.
+pub const POOL: &str = "pool";
 const NAMESPACE: &str = "default";
 /// Nothing in a history needs longer to settle, once nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_mins(15);
@@ -30,9 +38,46 @@ const QUIET: Duration = Duration::from_mins(10);
 /// How long a crashed manager stays away.
 const ABSENCE: Duration = Duration::from_secs(3);
 
-/// What can be garbage in a history: each resource is watched, and a watch costs time.
-const COLLECTED: [(&str, &str); 3] =
-    [("apps.kruise.io", "clonesets"), ("apps", "controllerrevisions"), ("", "pods")];
+/// What there is in the world of a history. Each kind costs its definition and some watches.
+struct Cast {
+    controllers: &'static str,
+    definitions: &'static [&'static str],
+    helpers: &'static [Controller],
+    /// What can be garbage.
+    collected: &'static [(&'static str, &'static str)],
+}
+
+impl Cast {
+    const fn of(subject: &Subject) -> Self {
+        match subject {
+            Subject::CloneSet(_) => Self {
+                controllers: "cloneset",
+                definitions: &["clonesets"],
+                helpers: &[Controller::Gc, Controller::NodeLifecycle],
+                collected: &[(GROUP, "clonesets"), ("apps", "controllerrevisions"), ("", "pods")],
+            },
+            Subject::BroadcastJob(_) => Self {
+                controllers: "broadcastjob",
+                definitions: &["broadcastjobs"],
+                helpers: &[Controller::Gc, Controller::NodeLifecycle],
+                collected: &[(GROUP, "broadcastjobs"), ("", "pods")],
+            },
+            Subject::CronJob(_) => Self {
+                controllers: "advancedcronjob,broadcastjob",
+                definitions: &["advancedcronjobs", "broadcastjobs"],
+                helpers: &[Controller::Gc, Controller::NodeLifecycle, Controller::Jobs],
+                collected: &[
+                    (GROUP, "advancedcronjobs"),
+                    (GROUP, "broadcastjobs"),
+                    ("batch", "jobs"),
+                    ("", "pods"),
+                ],
+            },
+        }
+    }
+}
+
+const GROUP: &str = "apps.kruise.io";
 
 /// Why a history failed.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -101,6 +146,8 @@ struct World {
     checker: Arc<Checker>,
     deaths: mpsc::UnboundedReceiver<()>,
     client: Client,
+    clock: WallClock,
+    subject: Subject,
 }
 
 impl Drop for World {
@@ -112,22 +159,24 @@ impl Drop for World {
 async fn play(history: &History, mistake: Option<Mistake>) -> anyhow::Result<Result<Report, Failure>> {
     let clock = clock::simulated("2026-01-01T00:00:00Z".parse()?);
     let (checker, deaths) = Checker::new(history);
-    let mut options = Options::new(3, Arc::clone(&clock));
+    let mut options = Options::new(NODES, Arc::clone(&clock));
     options.server = Config {
-        clock,
+        clock: Arc::clone(&clock),
         managed_fields: false,
         seed: Some(history.seed),
         interceptor: Some(Arc::clone(&checker) as Arc<_>),
         ..Config::default()
     };
-    options.flags = vec!["--controllers=cloneset".to_owned()];
-    options.definitions = Some(vec!["clonesets"]);
-    options.controllers = vec![Controller::Gc, Controller::NodeLifecycle];
-    options.collected =
-        gc::Scope::Only(COLLECTED.map(|(group, plural)| (group.to_owned(), plural.to_owned())).to_vec());
+    let cast = Cast::of(&history.subject);
+    options.flags = vec![format!("--controllers={}", cast.controllers)];
+    options.definitions = Some(cast.definitions.to_vec());
+    options.controllers = cast.helpers.to_vec();
+    let owned = |(group, plural): &(&str, &str)| ((*group).to_owned(), (*plural).to_owned());
+    options.collected = gc::Scope::Only(cast.collected.iter().map(owned).collect());
     options.nodes.seed = history.seed;
     options.nodes.events = false;
     options.nodes.heartbeat = history.heartbeats.then(|| Duration::from_secs(10));
+    options.nodes.labels.insert(POOL.to_owned(), "yes".to_owned());
     options.nodes.timings.pull = Duration::from_millis(700);
     options.nodes.timings.start = Duration::from_millis(300);
     options.nodes.timings.stop = Duration::from_millis(500);
@@ -138,8 +187,9 @@ async fn play(history: &History, mistake: Option<Mistake>) -> anyhow::Result<Res
     checker.attach(&server);
     let playground = Playground::start_on(server, options).await?;
     let client = playground.client();
-    let mut world = World { playground, checker, deaths, client };
-    world.sets().create(&PostParams::default(), &serde_json::from_value(history.clone_set())?).await?;
+    let mut world = World { playground, checker, deaths, client, clock, subject: history.subject };
+    let object = serde_json::from_value(history.subject.object())?;
+    world.subjects().create(&PostParams::default(), &object).await?;
     for (wait, step) in &history.steps {
         world.pass(*wait).await?;
         world.take(*step).await?;
@@ -158,10 +208,28 @@ async fn play(history: &History, mistake: Option<Mistake>) -> anyhow::Result<Res
 }
 
 impl World {
-    fn sets(&self) -> Api<DynamicObject> {
-        let kind = GroupVersionKind::gvk("apps.kruise.io", "v1beta1", "CloneSet");
-        let resource = ApiResource::from_gvk_with_plural(&kind, "clonesets");
-        Api::namespaced_with(self.client.clone(), NAMESPACE, &resource)
+    fn api(&self, kind: &str, plural: &str) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk(GROUP, "v1beta1", kind);
+        Api::namespaced_with(
+            self.client.clone(),
+            NAMESPACE,
+            &ApiResource::from_gvk_with_plural(&kind, plural),
+        )
+    }
+
+    /// Objects of the kind that the history is about.
+    fn subjects(&self) -> Api<DynamicObject> {
+        match self.subject {
+            Subject::CloneSet(_) => self.api("CloneSet", "clonesets"),
+            Subject::BroadcastJob(_) => self.api("BroadcastJob", "broadcastjobs"),
+            Subject::CronJob(_) => self.api("AdvancedCronJob", "advancedcronjobs"),
+        }
+    }
+
+    /// Changes what the history is about, if it is still there.
+    async fn patch(&self, patch: Value) -> anyhow::Result<()> {
+        let patched = self.subjects().patch(NAME, &PatchParams::default(), &Patch::Merge(patch)).await;
+        unless_gone(patched)
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -185,9 +253,9 @@ impl World {
         }
     }
 
-    /// The names of the set's pods that are not being deleted, in order.
+    /// The names of the pods that are not being deleted, in order.
     async fn names(&self) -> anyhow::Result<Vec<String>> {
-        let pods = self.pods().list(&ListParams::default().labels(&format!("app={SET}"))).await?;
+        let pods = self.pods().list(&ListParams::default().labels(&format!("app={NAME}"))).await?;
         let staying = pods.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
         let mut names: Vec<String> = staying.filter_map(|pod| pod.metadata.name).collect();
         names.sort();
@@ -199,24 +267,11 @@ impl World {
         Ok(names.get(index % names.len().max(1)).cloned())
     }
 
-    async fn patch_set(&self, patch: Value) -> anyhow::Result<()> {
-        self.sets().patch(SET, &PatchParams::default(), &Patch::Merge(patch)).await?;
-        Ok(())
-    }
-
-    async fn rolling(&self, field: &str, value: Value) -> anyhow::Result<()> {
-        self.patch_set(json!({"spec": {"updateStrategy": {"rollingUpdate": {field: value}}}})).await
-    }
-
     async fn take(&mut self, step: Step) -> anyhow::Result<()> {
         match step {
-            Step::Scale(replicas) => self.patch_set(json!({"spec": {"replicas": replicas}})).await,
-            Step::Template(edit) => self.edit(edit).await,
-            Step::Partition(amount) => self.rolling("partition", amount.value()).await,
-            Step::MaxUnavailable(amount) => self.rolling("maxUnavailable", amount.value()).await,
-            Step::MaxSurge(amount) => self.rolling("maxSurge", amount.value()).await,
-            Step::Pause(paused) => self.rolling("paused", json!(paused)).await,
-            Step::MinReady(seconds) => self.patch_set(json!({"spec": {"minReadySeconds": seconds}})).await,
+            Step::CloneSet(step) => self.change_set(step).await,
+            Step::BroadcastJob(step) => self.change_job(step).await,
+            Step::CronJob(step) => self.change_cron_job(step).await,
             Step::DeletePod(index, force) => {
                 let Some(name) = self.chosen(index).await? else { return Ok(()) };
                 let params =
@@ -224,29 +279,19 @@ impl World {
                 self.pods().delete(&name, &params).await?;
                 Ok(())
             }
-            Step::SpecifiedDelete(index) => {
-                self.label(index, json!({"apps.kruise.io/specified-delete": "true"})).await
-            }
-            Step::Relabel(index) => self.label(index, json!({"app": "released"})).await,
-            Step::PodsToDelete(index) => self.scale_in_by(index).await,
             Step::Crash(index) => {
                 if let Some(name) = self.chosen(index).await? {
                     self.playground.nodes().crash(NAMESPACE, &name, "main", 1);
                 }
                 Ok(())
             }
-            Step::Unready(index) => {
-                if let Some(name) = self.chosen(index).await? {
-                    self.playground.nodes().set_ready(NAMESPACE, &name, "main", Some(false));
-                }
+            Step::Cordon(index, cordoned) => {
+                self.playground.nodes().cordon(&self.node(index), cordoned).await?;
                 Ok(())
             }
-            Step::Heal => self.heal().await,
+            Step::Join(index, joins) => self.join(&self.node(index), joins).await,
             Step::LoseNode(index) => {
-                let names = self.playground.nodes().names();
-                if let Some(name) = names.get(index % names.len().max(1)) {
-                    self.playground.nodes().lose_node(name);
-                }
+                self.playground.nodes().lose_node(&self.node(index));
                 Ok(())
             }
             Step::RecoverNodes => {
@@ -265,44 +310,15 @@ impl World {
         }
     }
 
-    async fn edit(&self, edit: Edit) -> anyhow::Result<()> {
-        let set = self.sets().get(SET).await?;
-        let container = set.data.pointer("/spec/template/spec/containers/0").cloned().unwrap_or_default();
-        let (field, value) = match edit {
-            Edit::Image(number) => ("image", json!(format!("sim/app:{number}"))),
-            Edit::Env(number) => ("env", json!([{"name": "V", "value": number.to_string()}])),
-            Edit::Annotation(number) => {
-                let annotations = json!({"note": number.to_string()});
-                return self
-                    .patch_set(json!({"spec": {"template": {"metadata": {"annotations": annotations}}}}))
-                    .await;
-            }
-        };
-        let mut container: Map<String, Value> = serde_json::from_value(container)?;
-        container.insert(field.to_owned(), value);
-        self.patch_set(json!({"spec": {"template": {"spec": {"containers": [container]}}}})).await
+    fn node(&self, index: usize) -> String {
+        let names = self.playground.nodes().names();
+        names.get(index % names.len().max(1)).cloned().unwrap_or_default()
     }
 
-    async fn label(&self, index: usize, labels: Value) -> anyhow::Result<()> {
-        let Some(name) = self.chosen(index).await? else { return Ok(()) };
-        let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
-        self.pods().patch(&name, &PatchParams::default(), &patch).await?;
-        Ok(())
-    }
-
-    async fn scale_in_by(&self, index: usize) -> anyhow::Result<()> {
-        let Some(name) = self.chosen(index).await? else { return Ok(()) };
-        let set = self.sets().get(SET).await?;
-        let replicas = set.data.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or_default();
-        let replicas = (replicas - 1).max(0);
-        self.patch_set(json!({"spec": {"replicas": replicas, "scaleStrategy": {"podsToDelete": [name]}}}))
-            .await
-    }
-
-    async fn heal(&self) -> anyhow::Result<()> {
-        for name in self.names().await? {
-            self.playground.nodes().set_ready(NAMESPACE, &name, "main", None);
-        }
+    async fn join(&self, node: &str, joins: bool) -> anyhow::Result<()> {
+        let patch = json!({"metadata": {"labels": {POOL: joins.then_some("yes")}}});
+        let nodes = Api::<Node>::all(self.client.clone());
+        nodes.patch_metadata(node, &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
     }
 
@@ -312,13 +328,24 @@ impl World {
         }
     }
 
-    /// From now on nothing goes wrong, and the rollout goes on.
+    /// From now on nothing goes wrong, and what was begun goes on.
     async fn calm(&mut self) -> anyhow::Result<()> {
         self.checker.calm();
         self.recover();
-        self.heal().await?;
-        self.rolling("paused", json!(false)).await?;
-        self.rolling("maxUnavailable", Amount::Count(1).value()).await
+        match self.subject {
+            Subject::CloneSet(_) => self.calm_set().await,
+            Subject::BroadcastJob(_) => self.calm_job().await,
+            Subject::CronJob(_) => self.calm_cron_job().await,
+        }
+    }
+
+    /// What is not yet as the spec wants it.
+    async fn missing(&self) -> anyhow::Result<Option<String>> {
+        match self.subject {
+            Subject::CloneSet(_) => self.missing_of_set().await,
+            Subject::BroadcastJob(_) => self.missing_of_job().await,
+            Subject::CronJob(_) => self.missing_of_cron_job().await,
+        }
     }
 
     /// Waits for the end, and then for nothing to happen.
@@ -346,67 +373,18 @@ impl World {
         let noise = trace.get(before..).unwrap_or_default();
         Ok(if noise.is_empty() { Ok(()) } else { Err(Failure::Noise(noise.join(", "))) })
     }
+}
 
-    /// What is not yet as the spec wants it.
-    async fn missing(&self) -> anyhow::Result<Option<String>> {
-        let set = self.sets().get(SET).await?;
-        let uid = set.metadata.uid.clone().unwrap_or_default();
-        let number = |path: &str| set.data.pointer(path).and_then(Value::as_i64);
-        let text = |path: &str| set.data.pointer(path).and_then(Value::as_str).unwrap_or_default();
-        let replicas = number("/spec/replicas").unwrap_or(1);
-        let partition = match set.data.pointer("/spec/updateStrategy/rollingUpdate/partition") {
-            Some(Value::Number(count)) => count.as_i64().unwrap_or_default().clamp(0, replicas),
-            Some(Value::String(text)) => {
-                let percent: i64 = text.trim_end_matches('%').parse().unwrap_or_default();
-                let resolved = (replicas * percent + 99) / 100;
-                if replicas > 1 && resolved == replicas && percent != 100 { replicas - 1 } else { resolved }
-            }
-            _ => 0,
-        };
-        let pods = self.pods().list(&ListParams::default()).await?.items;
-        let owned: Vec<&Pod> = pods
-            .iter()
-            .filter(|pod| pod.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid))
-            .collect();
-        let ready = |pod: &&&Pod| {
-            let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-            conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
-        };
-        let update = text("/status/updateRevision");
-        let at_update = |pod: &&&Pod| {
-            let label =
-                pod.metadata.labels.as_ref().and_then(|labels| labels.get("controller-revision-hash"));
-            label.is_some_and(|label| label == update)
-        };
-        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        let updated = count(owned.iter().filter(at_update).count());
-        let checks = [
-            (count(owned.len()) == replicas, format!("{} pods, {replicas} wanted", owned.len())),
-            (count(owned.iter().filter(ready).count()) == replicas, "not all pods are ready".to_owned()),
-            (updated >= replicas - partition, format!("{updated} updated, {} wanted", replicas - partition)),
-            (
-                number("/status/observedGeneration") == set.metadata.generation,
-                "generation not observed".to_owned(),
-            ),
-            (
-                number("/status/replicas") == Some(replicas),
-                format!("status.replicas is {:?}", number("/status/replicas")),
-            ),
-            (
-                number("/status/readyReplicas") == Some(replicas),
-                format!("status.readyReplicas is {:?}", number("/status/readyReplicas")),
-            ),
-            (
-                number("/status/availableReplicas") == Some(replicas),
-                format!("status.availableReplicas is {:?}", number("/status/availableReplicas")),
-            ),
-            (
-                number("/status/updatedReplicas") == Some(updated),
-                format!("status.updatedReplicas is {:?}, {updated} are", number("/status/updatedReplicas")),
-            ),
-        ];
-        let wrong: Vec<String> =
-            checks.into_iter().filter(|(right, _)| !right).map(|(_, what)| what).collect();
-        Ok(if wrong.is_empty() { None } else { Some(wrong.join("; ")) })
+/// Objects go by themselves in some histories.
+fn unless_gone<T>(answer: kube::Result<T>) -> anyhow::Result<()> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => Ok(other.map(|_| ())?),
     }
+}
+
+/// What is wrong, if something is.
+fn complaints<const N: usize>(checks: [(bool, String); N]) -> Option<String> {
+    let wrong: Vec<String> = checks.into_iter().filter(|(right, _)| !right).map(|(_, what)| what).collect();
+    (!wrong.is_empty()).then(|| wrong.join("; "))
 }

@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kruise_simulator::history::{Amount, Edit, Fault, History, Step};
+use kruise_simulator::history::cloneset::{Edit, Start, Step};
+use kruise_simulator::history::{self, Amount, Fault, History, Subject};
 use kruise_simulator::mistake::Mistake;
 use kruise_simulator::run::{Failure, run};
 use kruise_simulator::shrink::shrink;
@@ -90,15 +91,37 @@ fn a_manager_that_forgets_its_own_writes_is_noticed() {
     is_noticed(Mistake::ForgetOwnWrites);
 }
 
+#[test]
+fn a_manager_that_starts_all_pods_of_a_broadcast_at_once_is_noticed() {
+    is_noticed(Mistake::IgnoreParallelism);
+}
+
+#[test]
+fn a_manager_that_does_not_pause_a_broadcast_is_noticed() {
+    is_noticed(Mistake::IgnorePause);
+}
+
+#[test]
+fn a_manager_that_runs_beside_a_run_it_should_wait_for_is_noticed() {
+    is_noticed(Mistake::AlwaysAllow);
+}
+
+#[test]
+fn a_manager_that_remembers_runs_by_their_children_alone_is_noticed() {
+    is_noticed(Mistake::ForgetRuns);
+}
+
 /// One rollout with everything: in place, recreated, scaled out and in.
 fn rollout() -> History {
-    let after = |seconds: u64, step: Step| (Duration::from_secs(seconds), step);
+    let after = |seconds: u64, step: Step| (Duration::from_secs(seconds), history::Step::CloneSet(step));
     History {
         seed: 1,
-        replicas: 3,
-        policy: "InPlaceIfPossible",
-        max_unavailable: Amount::Count(1),
-        max_surge: Amount::Count(1),
+        subject: Subject::CloneSet(Start {
+            replicas: 3,
+            policy: "InPlaceIfPossible",
+            max_unavailable: Amount::Count(1),
+            max_surge: Amount::Count(1),
+        }),
         steps: vec![
             after(20, Step::Template(Edit::Image(1))),
             after(30, Step::Scale(4)),

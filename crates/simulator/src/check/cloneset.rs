@@ -1,0 +1,247 @@
+//! What a CloneSet promises. Pods that went down lately without the manager's doing are not held against it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use kruise_sandbox::server::{Change, EventKind};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{Judge, Lately, WINDOW, condition, owner, percent, resolve, terminating, text};
+use crate::run::NAME;
+
+const REVISION: &str = "controller-revision-hash";
+const SPECIFIED_DELETE: &str = "apps.kruise.io/specified-delete";
+
+/// A pod as the checks need it.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact of a pod")]
+#[derive(Clone, Debug, Default)]
+struct PodState {
+    owner: String,
+    selected: bool,
+    revision: String,
+    image: String,
+    active: bool,
+    /// Serving, as far as the manager lets it.
+    serving: bool,
+    marked: bool,
+}
+
+impl PodState {
+    fn of(pod: &Value) -> Self {
+        let at = |path: &str| pod.pointer(path);
+        let text = |path: &str| at(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let condition = |type_: &str| condition(pod, type_);
+        let ended = matches!(text("/status/phase").as_str(), "Failed" | "Succeeded");
+        let closed = condition("InPlaceUpdateReady") == Some("False");
+        let active = !terminating(pod) && !ended;
+        Self {
+            owner: owner(pod).to_owned(),
+            selected: text("/metadata/labels/app") == NAME,
+            revision: text(&format!("/metadata/labels/{REVISION}")),
+            image: text("/spec/containers/0/image"),
+            active,
+            serving: active && !closed && condition("Ready") == Some("True"),
+            marked: at("/metadata/labels").and_then(|labels| labels.get(SPECIFIED_DELETE)).is_some(),
+        }
+    }
+}
+
+/// What a spec promises, resolved.
+#[derive(Clone, Debug)]
+struct Promise {
+    replicas: i64,
+    partition: i64,
+    unavailable: i64,
+    surge: i64,
+    paused: bool,
+    current: String,
+    template: Value,
+    deleted: bool,
+    doomed: BTreeSet<String>,
+}
+
+impl Promise {
+    fn of(set: &Value, gone: bool) -> Self {
+        let at = |path: &str| set.pointer(path);
+        let replicas = at("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+        let rolling = |field: &str| at(&format!("/spec/updateStrategy/rollingUpdate/{field}"));
+        let paused = rolling("paused").and_then(Value::as_bool).unwrap_or_default();
+        let surge = if paused { 0 } else { resolve(rolling("maxSurge"), 0, replicas, true) };
+        let doomed = at("/spec/scaleStrategy/podsToDelete").and_then(Value::as_array).into_iter().flatten();
+        Self {
+            replicas,
+            partition: partition(rolling("partition"), replicas),
+            // Rounded up with or without surge: the lenient reading.
+            unavailable: resolve(rolling("maxUnavailable"), (replicas + 4) / 5, replicas, true),
+            surge,
+            paused,
+            current: at("/status/currentRevision").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            template: at("/spec/template").cloned().unwrap_or_default(),
+            deleted: gone || terminating(set),
+            doomed: doomed.filter_map(Value::as_str).map(str::to_owned).collect(),
+        }
+    }
+}
+
+fn partition(value: Option<&Value>, replicas: i64) -> i64 {
+    let resolved = resolve(value, 0, replicas, true);
+    let whole = value.and_then(percent).is_some_and(|percent| percent != 100);
+    let resolved = if whole && replicas > 1 && resolved == replicas { replicas - 1 } else { resolved };
+    resolved.clamp(0, replicas)
+}
+
+/// The set and its pods.
+pub(super) struct Sets {
+    uid: String,
+    pods: BTreeMap<String, PodState>,
+    promises: Lately<Promise>,
+    /// When pods went down without the manager's doing.
+    losses: VecDeque<Instant>,
+    broken: Option<String>,
+}
+
+impl Judge for Sets {
+    fn tables(&self) -> &'static [&'static str] {
+        &["clonesets.apps.kruise.io", "pods"]
+    }
+
+    fn changed(&mut self, table: &str, change: &Change, by_manager: bool) -> Result<(), String> {
+        if table == "pods" {
+            self.pod_changed(change, by_manager);
+        } else {
+            self.set_changed(change);
+        }
+        self.broken.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Sets {
+    pub(super) const fn new() -> Self {
+        Self {
+            uid: String::new(),
+            pods: BTreeMap::new(),
+            promises: Lately::new(),
+            losses: VecDeque::new(),
+            broken: None,
+        }
+    }
+
+    fn set_changed(&mut self, change: &Change) {
+        let set = change.object();
+        if text(set, "/metadata/name") != NAME {
+            return;
+        }
+        text(set, "/metadata/uid").clone_into(&mut self.uid);
+        self.promises.push(Promise::of(set, change.kind() == EventKind::Deleted));
+    }
+
+    fn pod_changed(&mut self, change: &Change, by_manager: bool) {
+        let now = Instant::now();
+        self.losses.retain(|at| now - *at <= WINDOW);
+        self.promises.forget();
+        let pod = change.object();
+        let name = pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let before = self.pods.get(&name).cloned();
+        let after = if change.kind() == EventKind::Deleted { PodState::default() } else { PodState::of(pod) };
+        if change.kind() == EventKind::Deleted {
+            self.pods.remove(&name);
+        } else {
+            self.pods.insert(name.clone(), after.clone());
+        }
+        let uid = self.uid.clone();
+        let own = |pod: &PodState| !uid.is_empty() && pod.owner == uid;
+        if !by_manager {
+            let was = before.filter(|pod| own(pod) && pod.selected);
+            // A pod whose gate the manager has closed does not serve any more: what its node does then is no loss.
+            if was.is_some_and(|was| was.serving && !(after.serving && after.selected)) {
+                self.losses.push_back(now);
+            }
+            return;
+        }
+        if let Some(was) = &before
+            && !own(was)
+        {
+            self.fail(format!("the manager wrote to pod {name}, which does not belong to the set"));
+        }
+        if change.kind() == EventKind::Added {
+            self.check_count(&name);
+            self.check_partition(&name, &after.revision);
+        } else if let Some(was) = &before {
+            if was.serving
+                && !after.serving
+                && was.selected
+                && own(&after) | (change.kind() == EventKind::Deleted)
+            {
+                self.check_available(&name);
+            }
+            if !after.revision.is_empty() && was.revision != after.revision && !was.revision.is_empty() {
+                self.check_partition(&name, &after.revision);
+                self.check_paused(&name);
+            } else if !after.image.is_empty() && was.image != after.image {
+                self.check_paused(&name);
+            }
+        }
+    }
+
+    fn fail(&mut self, what: String) {
+        if self.broken.is_none() {
+            self.broken = Some(what);
+        }
+    }
+
+    fn members(&self) -> impl Iterator<Item = (&String, &PodState)> {
+        self.pods.iter().filter(|(_, pod)| pod.owner == self.uid && pod.selected)
+    }
+
+    /// Pods never exceed replicas and surge.
+    fn check_count(&mut self, name: &str) {
+        let active = self.members().filter(|(_, pod)| pod.active).count() as i64;
+        let allowed = self.promises.most(|promise| promise.replicas + promise.surge);
+        if active > allowed {
+            self.fail(format!("creating pod {name} makes {active} active pods where {allowed} are allowed"));
+        }
+        if self.promises.always(|promise| promise.deleted) {
+            self.fail(format!("pod {name} was created for a set that is gone"));
+        }
+    }
+
+    /// No more pods are taken down on purpose than may be unavailable.
+    fn check_available(&mut self, name: &str) {
+        let serving = self.members().filter(|(_, pod)| pod.serving).count() as i64;
+        let needed = self.promises.all().map(|one| one.replicas - one.unavailable).min().unwrap_or_default();
+        let doomed = |name: &String, pod: &PodState| {
+            pod.marked || self.promises.all().any(|promise| promise.doomed.contains(name))
+        };
+        let excused = self.members().filter(|(name, pod)| !pod.serving && doomed(name, pod)).count() as i64;
+        let losses = self.losses.len() as i64;
+        if serving + excused + losses < needed {
+            self.fail(format!(
+                "taking pod {name} down leaves {serving} serving where {needed} are needed ({excused} marked, {losses} lost)"
+            ));
+        }
+    }
+
+    /// Updated pods never exceed replicas − partition because of the controller.
+    fn check_partition(&mut self, name: &str, revision: &str) {
+        let stable = self.promises.all().all(|promise| {
+            self.promises.last().is_some_and(|last| last.template == promise.template)
+                && !promise.current.is_empty()
+                && promise.current != revision
+        });
+        if !stable {
+            return;
+        }
+        let updated = self.members().filter(|(_, pod)| pod.active && pod.revision == revision).count() as i64;
+        let allowed = self.promises.most(|promise| promise.replicas - promise.partition + promise.surge);
+        if updated > allowed {
+            self.fail(format!("pod {name} makes {updated} updated pods where {allowed} are allowed"));
+        }
+    }
+
+    /// A paused rollout updates nothing.
+    fn check_paused(&mut self, name: &str) {
+        if self.promises.always(|promise| promise.paused) {
+            self.fail(format!("pod {name} was updated although the rollout is paused"));
+        }
+    }
+}
