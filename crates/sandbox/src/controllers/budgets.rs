@@ -86,7 +86,7 @@ async fn reconcile(hub: &Hub, budget: &Loose, key: &ObjectKey) -> kube::Result<O
         });
         status.insert("disruptedPods".into(), Value::Object(kept.collect()));
     }
-    write_status(hub, budget, &kind(), status).await?;
+    write_status(hub, &hub.budgets, budget, &kind(), status).await?;
     Ok(wake)
 }
 

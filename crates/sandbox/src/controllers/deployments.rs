@@ -75,7 +75,7 @@ async fn reconcile(hub: &Hub, deployment: &Loose) -> kube::Result<Option<Duratio
     let sets = owned(hub, deployment);
     let current = current.and_then(|current| sets.iter().find(|set| set.uid() == current.uid()).cloned());
     let (status, wake) = status(hub, deployment, current.as_deref(), &sets);
-    write_status(hub, deployment, &kind(), status).await?;
+    write_status(hub, &hub.deployments, deployment, &kind(), status).await?;
     clean_up(hub, deployment, current.as_deref(), &sets).await?;
     Ok(wake)
 }
@@ -181,7 +181,7 @@ async fn create(hub: &Hub, deployment: &Loose, sets: &[Arc<Loose>]) -> kube::Res
     if made.as_ref().is_err_and(|error| super::rounds::is(error, 409)) {
         // Another template has this name: the next round hashes with a higher count.
         let status = json!({"collisionCount": collisions + 1});
-        write_status(hub, deployment, &kind(), status).await?;
+        write_status(hub, &hub.deployments, deployment, &kind(), status).await?;
     }
     let made = Seen::new(made?);
     hub.replica_sets.apply_own(made.clone());

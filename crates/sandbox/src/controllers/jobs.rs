@@ -192,7 +192,7 @@ async fn reconcile(hub: &Hub, job: &Loose) -> kube::Result<Option<Duration>> {
             }
         }
     }
-    write_status(hub, job, &kind(), status(job, &plan, after, now)).await?;
+    write_status(hub, &hub.jobs, job, &kind(), status(job, &plan, after, now)).await?;
     Ok(wake.and_then(|wake| Duration::try_from(wake).ok()))
 }
 

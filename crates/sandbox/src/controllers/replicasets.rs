@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use jiff::{SignedDuration, Timestamp};
-use kruise_runtime::store::View;
+use kruise_runtime::store::{Store, View};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::ApiResource;
 use kube::{Api, Client};
@@ -56,7 +56,7 @@ async fn reconcile(hub: &Hub, set: &Loose) -> kube::Result<Option<Duration>> {
         }
     }
     let (status, wake) = status(set, &active(hub, set), hub.now());
-    write_status(hub, set, &kind(), status).await?;
+    write_status(hub, &hub.replica_sets, set, &kind(), status).await?;
     Ok(wake)
 }
 
@@ -219,9 +219,11 @@ const OPTIONAL: [&str; 8] = [
     "updatedReplicas",
 ];
 
-/// Writes what differs of a status; absent counts are zero.
+/// Writes what differs of a status; absent counts are zero. An object that is gone by then is taken out of its store at
+/// once: while its watch is broken nobody else would tell, and its pods would be made and collected for ever.
 pub(super) async fn write_status(
     hub: &Hub,
+    store: &Store<Loose>,
     object: &Loose,
     kind: &ApiResource,
     mut status: Value,
@@ -244,5 +246,9 @@ pub(super) async fn write_status(
     }
     let api = hub.api(kind, &object.key().namespace);
     let patch = Patch::Merge(json!({"metadata": {"uid": object.uid().0}, "status": status}));
-    unless(api.patch_status(object.name(), &PatchParams::default(), &patch).await, &[404]).map(|_| ())
+    let written = api.patch_status(object.name(), &PatchParams::default(), &patch).await;
+    if unless(written, &[404])?.is_none() {
+        store.remove_own(&object.key(), object.uid());
+    }
+    Ok(())
 }
