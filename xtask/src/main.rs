@@ -1,5 +1,7 @@
-//! `cargo xtask gen` writes the generated files, `cargo xtask tidy` checks the repository's own rules.
+//! `cargo xtask gen` writes the generated files, `cargo xtask tidy` checks the repository's own rules, `cargo xtask bench`
+//! measures a release build of the manager under load.
 
+mod bench;
 mod generate;
 mod tidy;
 
@@ -25,6 +27,12 @@ enum Task {
     },
     /// Check rules that neither the compiler nor clippy knows.
     Tidy,
+    /// Build the manager for release and play load against it; `bench -- --help` tells how.
+    Bench {
+        /// Flags of kruise-load.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -36,6 +44,10 @@ fn main() -> anyhow::Result<()> {
         }
         Task::Gen { check: true } => generate::stale(&root)?,
         Task::Tidy => tidy::check(&root)?,
+        Task::Bench { flags } => {
+            bench::run(&root, &flags)?;
+            Vec::new()
+        }
     };
     if !complaints.is_empty() {
         bail!("{}", complaints.join("\n"));

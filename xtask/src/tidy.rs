@@ -17,12 +17,19 @@ const FORBIDDEN: [(&str, &str); 3] = [
 const DRAWN: &str =
     "select!: say which branch goes first with `biased;`, or a simulated history cannot be replayed";
 /// The crates whose objects are JSON values throughout, so that `json!` is how they say things.
-const DYNAMIC: [&str; 2] = ["sandbox", "simulator"];
+const DYNAMIC: [&str; 3] = ["load", "sandbox", "simulator"];
 /// Crates everybody builds on, lowest first. A crate may depend on lower ones only.
 const LAYERS: [&str; 4] = ["kruise-api", "kruise-common", "kruise-runtime", "kruise-webhook"];
 /// Crates on top of everything, lowest first.
-const BINARIES: [&str; 6] =
-    ["kruise-manager", "kruise-daemon", "kruise-playground", "kruise-simulator", "kruise-e2e", "xtask"];
+const BINARIES: [&str; 7] = [
+    "kruise-manager",
+    "kruise-daemon",
+    "kruise-playground",
+    "kruise-load",
+    "kruise-simulator",
+    "kruise-e2e",
+    "xtask",
+];
 
 /// Every breach of a rule in the repository, as `file:line: what to do`.
 pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {

@@ -259,7 +259,10 @@ impl Playground {
 static DEFINITIONS: LazyLock<Vec<CustomResourceDefinition>> = LazyLock::new(kruise_api::crd::all);
 
 /// Creates or updates the CustomResourceDefinitions of Kruise, all or those of some plural names.
-async fn install_definitions(client: &Client, only: Option<&[&str]>) -> anyhow::Result<()> {
+///
+/// # Errors
+/// One of them is refused.
+pub async fn install_definitions(client: &Client, only: Option<&[&str]>) -> anyhow::Result<()> {
     let api = Api::all(client.clone());
     let chosen = |definition: &&CustomResourceDefinition| {
         only.is_none_or(|plurals| plurals.contains(&definition.spec.names.plural.as_str()))
