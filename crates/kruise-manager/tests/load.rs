@@ -26,7 +26,7 @@ async fn every_phase_is_played_and_measured() {
         idle: Duration::from_secs(1),
         quiet: Duration::from_secs(3),
         admissions: 20,
-        patience: Duration::from_secs(60),
+        patience: Duration::from_mins(1),
     };
     let report = run(&options).await.unwrap_or_else(|error| panic!("{error:#}"));
     let played: Vec<Phase> = report.phases.iter().map(|measured| measured.phase).collect();
