@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, GetParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, Request};
@@ -199,6 +200,48 @@ impl Manager {
         })
         .await?;
         Ok(back)
+    }
+
+    /// Runs so many replicas, all ready, until the answer is dropped.
+    pub async fn replicas(&self, count: usize) -> Result<PutBack> {
+        let back = self.put_back().await?;
+        self.patch(&json!([{"op": "replace", "path": "/spec/replicas", "value": count}])).await?;
+        self.rolled_out(count).await?;
+        Ok(back)
+    }
+
+    /// Waits until that many replicas are of the newest template and ready, and all others are gone.
+    pub async fn rolled_out(&self, count: usize) -> Result<()> {
+        seen(&format!("{count} managers are up to date and ready"), START, async || {
+            let deployment = self.deployments().get(DEPLOYMENT).await?;
+            let status = deployment.status.unwrap_or_default();
+            let reached = |number: Option<i32>| number == i32::try_from(count).ok();
+            let done = status.observed_generation == deployment.metadata.generation
+                && reached(status.updated_replicas)
+                && reached(status.available_replicas);
+            Ok((done && self.pods().await?.len() == count).then_some(()))
+        })
+        .await
+    }
+
+    /// Replaces every replica by another, one by one, as `kubectl rollout restart` does.
+    pub async fn restarts(&self, marker: &str, count: usize) -> Result<()> {
+        let path = "/spec/template/metadata/annotations";
+        self.patch(&json!([{"op": "add", "path": path, "value": {"e2e.kruise.io/restart": marker}}])).await?;
+        self.rolled_out(count).await
+    }
+
+    /// The replica that holds the Lease.
+    pub async fn leader(&self) -> Result<Pod> {
+        let api = Api::<Lease>::namespaced(self.client.clone(), NAMESPACE);
+        seen("a replica leads", START, async || {
+            let holder = api.get("kruise-manager").await?.spec.and_then(|spec| spec.holder_identity);
+            let holder = holder.unwrap_or_default();
+            let pods = self.pods().await?;
+            let mut leaders = pods.into_iter().filter(|pod| holder.starts_with(&format!("{}_", pod.name())));
+            Ok(leaders.next())
+        })
+        .await
     }
 
     async fn put_back(&self) -> Result<PutBack> {

@@ -199,7 +199,8 @@ fn serve_webhooks(
         Arc::clone(&parts.clock),
     );
     let sync = sync.with_metrics(parts.metrics.registry())?;
-    let server = Server::new(admission, certificate, parts.metrics.registry(), Limits::default())?;
+    let server = Server::new(admission, certificate, parts.metrics.registry(), Limits::default())?
+        .until_going(going.clone());
     // Whoever goes repairs nothing any more: what is missing may be going as well, and for good.
     let (server_stop, sync_stop) = (stop.clone(), going.clone());
     tasks.spawn(

@@ -2,8 +2,8 @@
 
 use kruise_api::keys;
 
-/// Name of the manager's Deployment.
-pub const DEPLOYMENT: &str = "kruise-controller-manager";
+pub use kruise_webhook::removal::DEPLOYMENT;
+
 /// Label that keeps the pods of a namespace from Kruise's pod webhooks, with [`NAMESPACE_LABEL_VALUE`].
 pub const NAMESPACE_LABEL: &str = "control-plane";
 /// The value of [`NAMESPACE_LABEL`].

@@ -12,6 +12,7 @@ pub mod local;
 pub mod options;
 pub mod probe;
 pub mod protection;
+pub mod removal;
 pub mod review;
 pub mod route;
 pub mod server;

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::middleware::{self, Next};
 use axum::routing;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -161,6 +162,7 @@ struct App {
 pub struct Server {
     app: Arc<App>,
     certificate: Arc<CertStore>,
+    going: watch::Receiver<bool>,
 }
 
 impl Server {
@@ -173,7 +175,17 @@ impl Server {
     ) -> Result<Self, ServeError> {
         let paths = router.routes.iter().map(|route| route.path.as_str()).chain([CONVERT_PATH]);
         let metrics = WebhookMetrics::register(registry, paths)?;
-        Ok(Self { app: Arc::new(App { router, metrics, limits }), certificate })
+        let going = watch::channel(false).1;
+        Ok(Self { app: Arc::new(App { router, metrics, limits }), certificate, going })
+    }
+
+    /// Serves until `shutdown` as ever, but once this is true ends each connection with its next answer. API servers talk
+    /// HTTP/1.1 and keep connections, whatever becomes of the endpoint: one that is closed while a request is on its way
+    /// fails that request, and this is how to have them leave on their own.
+    #[must_use]
+    pub fn until_going(mut self, going: watch::Receiver<bool>) -> Self {
+        self.going = going;
+        self
     }
 
     /// Serves until `shutdown` turns true, then lets requests in flight end.
@@ -184,10 +196,23 @@ impl Server {
     ) -> Result<(), ServeError> {
         let acceptor = TlsAcceptor::from(Arc::new(tls_config(self.certificate)?));
         let limits = self.app.limits;
+        let going = self.going;
+        let farewell = middleware::from_fn(move |request: Request<Body>, next: Next| {
+            let going = going.clone();
+            async move {
+                let keeps = request.version() < Version::HTTP_2;
+                let mut response = next.run(request).await;
+                if keeps && *going.borrow() {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
+            }
+        });
         let service = axum::Router::new()
             .route("/healthz", routing::any(|| async { StatusCode::OK }))
             .route(CONVERT_PATH, routing::any(convert))
             .fallback(admit)
+            .layer(farewell)
             .with_state(self.app);
         let graceful = GracefulShutdown::new();
         loop {
@@ -401,7 +426,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 fn json(value: &Value) -> Response<Body> {
     let mut response = Response::new(Body::from(value.to_string()));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -430,6 +455,7 @@ mod tests {
         data: SecretData,
         store: Arc<CertStore>,
         registry: Registry,
+        go: watch::Sender<bool>,
         stop: watch::Sender<bool>,
         served: tokio::task::JoinHandle<Result<(), ServeError>>,
     }
@@ -463,12 +489,13 @@ mod tests {
             });
         let (data, store, registry) = (certificate(), Arc::new(CertStore::new()), Registry::new());
         use_certificate(&store, &data);
-        let server = Server::new(router, Arc::clone(&store), &registry, limits).unwrap();
+        let (go, going) = watch::channel(false);
+        let server = Server::new(router, Arc::clone(&store), &registry, limits).unwrap().until_going(going);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let served = tokio::spawn(server.serve(listener, stopped));
-        Running { address, data, store, registry, stop, served }
+        Running { address, data, store, registry, go, stop, served }
     }
 
     impl Running {
@@ -625,6 +652,26 @@ mod tests {
         use_certificate(&server.store, &other);
         assert!(server.connect(&other, "h2").await.is_ok());
         assert!(server.connect(&server.data, "h2").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn whoever_keeps_a_connection_is_asked_to_leave_before_it_is_closed() {
+        let server = start(Limits::default()).await;
+        let io = TokioIo::new(server.connect(&server.data, "http/1.1").await.unwrap());
+        let (mut client, connection) = http1::handshake(io).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let ask = || request(PATH, "application/json", review_of(&json!({})));
+        let kept = client.send_request(ask()).await.unwrap();
+        assert_eq!(kept.headers().get(header::CONNECTION), None);
+        assert_eq!(answer(kept).await.0, 200);
+        server.go.send(true).unwrap();
+        client.ready().await.unwrap();
+        let last = client.send_request(ask()).await.unwrap();
+        assert_eq!(last.headers()[header::CONNECTION], "close");
+        assert_eq!(answer(last).await.0, 200);
+        tokio::time::timeout(Duration::from_secs(10), connection).await.unwrap().unwrap().unwrap();
+        // Who comes now is still served.
+        assert_eq!(server.review(review_of(&json!({}))).await["allowed"], true);
     }
 
     #[tokio::test]

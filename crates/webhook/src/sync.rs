@@ -3,15 +3,16 @@
 //! Every replica runs it. A pass reads everything, writes what differs, and is repeated when anything changes;
 //! conflicts between replicas end in another pass. A new authority is published before it is served with.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use futures::StreamExt as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{
     Api, ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
 };
@@ -26,6 +27,7 @@ use crate::certs::{self, CertError, CertState, CertStore, SecretData};
 use crate::configure::{self, Configuration, ConversionCrd, Entry, OwnerNamespace, Target};
 use crate::files;
 use crate::options::WebhookOptions;
+use crate::removal::Surroundings;
 use crate::server::stopped;
 
 /// Repeats a pass although nothing was seen to change: certificates age and watches can be lost.
@@ -33,6 +35,9 @@ const REPEAT: Duration = Duration::from_secs(30);
 /// After a repair, to see it in place.
 const SETTLE: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// How long a webhook configuration that somebody deleted stays away. Helm deletes both at the beginning of an uninstall
+/// and the Deployment a moment later: whoever hurries puts back what nobody takes away again.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(10);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// Tells the time.
@@ -73,12 +78,14 @@ fn api_error(what: impl Into<String>) -> impl FnOnce(kube::Error) -> SyncError {
 }
 
 /// What a pass found.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Pass {
     /// Everything was right already.
     Settled,
     /// Something was written.
     Repaired,
+    /// Something is missing that may be meant to be.
+    Holding,
 }
 
 /// What the loop tells about itself.
@@ -132,6 +139,9 @@ pub struct Syncer {
     /// The last usable certificate. It outlives the Secret, so that deleting that does not change what is trusted.
     kept: Option<SecretData>,
     served: Option<SecretData>,
+    surroundings: Surroundings,
+    /// Since when which configuration is missing.
+    missing: BTreeMap<&'static str, Timestamp>,
 }
 
 impl fmt::Debug for Syncer {
@@ -154,6 +164,7 @@ impl Syncer {
         let entries = configure::ENTRIES.iter().filter(served).copied().collect();
         let (ready, receiver) = watch::channel(false);
         let crds = configure::CONVERSION_CRDS.to_vec();
+        let surroundings = Surroundings::new(client.clone(), options.namespace.clone());
         let syncer = Self {
             client,
             options,
@@ -165,6 +176,8 @@ impl Syncer {
             metrics: None,
             kept: None,
             served: None,
+            surroundings,
+            missing: BTreeMap::new(),
         };
         (syncer, receiver)
     }
@@ -206,7 +219,7 @@ impl Syncer {
                 passed = self.pass() => match passed {
                     Ok(pass) => {
                         retry = FIRST_RETRY;
-                        if pass == Pass::Repaired { SETTLE } else { REPEAT }
+                        if pass == Pass::Settled { REPEAT } else { SETTLE }
                     }
                     Err(error) => {
                         // An API server that does not answer says nothing about what is published. Were that a
@@ -240,8 +253,16 @@ impl Syncer {
             self.ready.send_replace(true);
             return Ok(Pass::Settled);
         }
+        let found = self.surroundings.look().await;
+        if let Some(what) = found.leaving {
+            // Requests are answered for as long as the process runs.
+            info!(what, "publishes nothing: the installation is being removed");
+            return Ok(Pass::Settled);
+        }
         let now = (self.now)();
         let (data, mut pass) = self.certificate(now).await?;
+        // A certificate that is there already has been published before.
+        let published = pass == Pass::Settled;
         if !self.store.is_set() {
             self.serve(&data, now).await?;
         }
@@ -251,15 +272,13 @@ impl Syncer {
             host: self.options.host.clone().map(|host| (host, self.options.port)),
             ca_bundle: base64::engine::general_purpose::STANDARD.encode(certs::bundle(&data, now)?),
         };
-        let owner = self.owner().await;
         for configuration in Configuration::ALL {
-            if self.configure(configuration, &target, owner.as_ref()).await? {
-                pass = Pass::Repaired;
-            }
+            let patience = if published { PATIENCE } else { SignedDuration::ZERO };
+            pass = pass.max(self.configure(configuration, &target, found.owner.as_ref(), patience).await?);
         }
         for crd in self.crds.clone() {
             if self.convert(&crd, &target).await? {
-                pass = Pass::Repaired;
+                pass = pass.max(Pass::Repaired);
             }
         }
         let ca = |data: &SecretData| data.get(certs::CA_CERT).cloned();
@@ -268,7 +287,7 @@ impl Syncer {
             self.serve(&data, now).await?;
         }
         self.kept = Some(data);
-        self.ready.send_replace(true);
+        self.ready.send_replace(pass != Pass::Holding);
         Ok(pass)
     }
 
@@ -361,30 +380,27 @@ impl Syncer {
         Ok((made, Pass::Repaired))
     }
 
-    /// None when the Namespace cannot be read: ownership is a comfort for uninstalling, not a need.
-    async fn owner(&self) -> Option<OwnerNamespace> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        let uid = match api.get(&self.options.namespace).await {
-            Ok(namespace) => namespace.metadata.uid?,
-            Err(error) => {
-                debug!(%error, "cannot read the own Namespace");
-                return None;
-            }
-        };
-        Some(OwnerNamespace { name: self.options.namespace.clone(), uid })
-    }
-
     async fn configure(
-        &self,
+        &mut self,
         configuration: Configuration,
         target: &Target,
         owner: Option<&OwnerNamespace>,
-    ) -> Result<bool, SyncError> {
+        patience: SignedDuration,
+    ) -> Result<Pass, SyncError> {
         let (api, name) = (self.configurations(configuration), configuration.name());
         let live = read(&api, name).await?;
+        if live.is_some() {
+            self.missing.remove(name);
+        } else {
+            let now = (self.now)();
+            let since = *self.missing.entry(name).or_insert(now);
+            if now.duration_since(since) < patience {
+                return Ok(Pass::Holding);
+            }
+        }
         let Some(wanted) = configure::desired(configuration, &self.entries, live.as_ref(), target, owner)
         else {
-            return Ok(false);
+            return Ok(Pass::Settled);
         };
         self.ready.send_replace(false);
         let wanted: DynamicObject =
@@ -397,7 +413,7 @@ impl Syncer {
         }
         self.repaired(name, live.is_some());
         info!(name, "repaired a webhook configuration");
-        Ok(true)
+        Ok(Pass::Repaired)
     }
 
     async fn convert(&self, crd: &ConversionCrd, target: &Target) -> Result<bool, SyncError> {
@@ -534,304 +550,4 @@ async fn watch_one(api: Api<DynamicObject>, name: String, changed: Arc<Notify>) 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::convert::Infallible;
-    use std::sync::Mutex;
-
-    use bytes::Bytes;
-    use http::{Method, Request, Response};
-    use http_body_util::{BodyExt as _, Full};
-    use serde_json::json;
-
-    use super::*;
-
-    const SECRET: &str = "/api/v1/namespaces/kruise-system/secrets/kruise-webhook-certs";
-    const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/\
-                            kruise-mutating-webhook-configuration";
-    const CRD: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/clonesets.apps.kruise.io";
-
-    /// An API server that stores objects by path, checks resource versions and knows JSON Patch.
-    #[derive(Clone, Default)]
-    struct FakeApi {
-        objects: Arc<Mutex<BTreeMap<String, Value>>>,
-        writes: Arc<Mutex<usize>>,
-        dirs: Arc<Dirs>,
-    }
-
-    /// The certificate directories of the replicas, removed at the end.
-    #[derive(Default)]
-    struct Dirs(Mutex<Vec<std::path::PathBuf>>);
-
-    impl Drop for Dirs {
-        fn drop(&mut self) {
-            for dir in self.0.get_mut().unwrap() {
-                let _ = std::fs::remove_dir_all(dir);
-            }
-        }
-    }
-
-    impl FakeApi {
-        fn client(&self) -> kube::Client {
-            let api = self.clone();
-            let service = tower::service_fn(move |request: Request<kube::client::Body>| {
-                let api = api.clone();
-                async move {
-                    let (parts, body) = request.into_parts();
-                    let body = body.collect().await.unwrap().to_bytes();
-                    let (code, value) = api.answer(&parts.method, parts.uri.path(), &body);
-                    let body = Full::new(Bytes::from(value.to_string()));
-                    Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
-                }
-            });
-            kube::Client::new(service, "kruise-system")
-        }
-
-        fn answer(&self, method: &Method, path: &str, body: &[u8]) -> (u16, Value) {
-            let mut objects = self.objects.lock().unwrap();
-            let status = |code: u16, reason: &str| {
-                let status = json!({
-                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                    "message": reason, "reason": reason, "code": code
-                });
-                (code, status)
-            };
-            if *method != Method::GET {
-                *self.writes.lock().unwrap() += 1;
-            }
-            let mut new = match *method {
-                Method::GET => {
-                    return objects
-                        .get(path)
-                        .map_or_else(|| status(404, "NotFound"), |live| (200, live.clone()));
-                }
-                Method::PATCH => {
-                    let mut live = objects.get(path).unwrap().clone();
-                    let patch: json_patch::Patch = serde_json::from_slice(body).unwrap();
-                    if json_patch::patch(&mut live, &patch).is_err() {
-                        return status(422, "Invalid");
-                    }
-                    live
-                }
-                _ => serde_json::from_slice::<Value>(body).unwrap(),
-            };
-            let path = if *method == Method::POST {
-                format!("{path}/{}", new["metadata"]["name"].as_str().unwrap())
-            } else {
-                path.to_owned()
-            };
-            let stored = objects.get(&path).map(|live| live["metadata"]["resourceVersion"].clone());
-            match (method, stored) {
-                (&Method::POST, Some(_)) => return status(409, "AlreadyExists"),
-                (&Method::PUT, Some(version)) if new["metadata"]["resourceVersion"] != version => {
-                    return status(409, "Conflict");
-                }
-                _ => {}
-            }
-            let version = *self.writes.lock().unwrap();
-            new["metadata"]["resourceVersion"] = json!(version.to_string());
-            objects.insert(path, new.clone());
-            (200, new)
-        }
-
-        fn put(&self, path: &str, object: Value) {
-            self.objects.lock().unwrap().insert(path.to_owned(), object);
-        }
-
-        fn get(&self, path: &str) -> Value {
-            self.objects.lock().unwrap()[path].clone()
-        }
-
-        fn remove(&self, path: &str) {
-            self.objects.lock().unwrap().remove(path);
-        }
-
-        fn replica(&self, adjust: impl FnOnce(&mut WebhookOptions)) -> (Syncer, watch::Receiver<bool>) {
-            let mut options = WebhookOptions::from_env(&|_| None).unwrap();
-            options.cert_dir = std::env::temp_dir().join(format!("kruise-webhook-sync-{}", unique()));
-            self.dirs.0.lock().unwrap().push(options.cert_dir.clone());
-            adjust(&mut options);
-            let paths: Vec<String> = configure::ENTRIES.iter().map(|entry| entry.path.to_owned()).collect();
-            let now: Now = Arc::new(|| "2026-01-01T00:00:00Z".parse().unwrap());
-            Syncer::new(self.client(), options, &paths, Arc::new(CertStore::new()), now)
-        }
-    }
-
-    fn unique() -> String {
-        use std::sync::atomic::{AtomicUsize, Ordering};
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-
-    fn empty_chart() -> FakeApi {
-        let api = FakeApi::default();
-        api.put(
-            SECRET,
-            json!({"apiVersion": "v1", "kind": "Secret",
-                "metadata": {"name": "kruise-webhook-certs", "resourceVersion": "0"}}),
-        );
-        api.put(
-            CRD,
-            json!({
-                "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-                "metadata": {"name": "clonesets.apps.kruise.io", "resourceVersion": "0"},
-                "spec": {
-                    "group": "apps.kruise.io", "names": {"kind": "CloneSet"}, "versions": [{"name": "v1alpha1"}],
-                    "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
-                        "clientConfig": {"caBundle": "Cg=="}}}
-                }
-            }),
-        );
-        api
-    }
-
-    async fn settle(syncer: &mut Syncer) {
-        assert_eq!(syncer.pass().await.unwrap(), Pass::Repaired);
-        assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
-    }
-
-    #[tokio::test]
-    async fn an_empty_chart_is_completed_and_then_left_alone() {
-        let api = empty_chart();
-        let (mut syncer, ready) = api.replica(|_| {});
-        assert!(!*ready.borrow());
-        settle(&mut syncer).await;
-        assert!(*ready.borrow());
-        let secret = api.get(SECRET);
-        assert_eq!(secret["data"].as_object().unwrap().len(), 6);
-        let ca = &secret["data"]["ca-cert.pem"];
-        assert_eq!(&api.get(MUTATING)["webhooks"][0]["clientConfig"]["caBundle"], ca);
-        assert_eq!(&api.get(CRD)["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"], ca);
-        let writes = *api.writes.lock().unwrap();
-        let (mut second, _ready) = api.replica(|_| {});
-        assert_eq!(second.pass().await.unwrap(), Pass::Settled);
-        assert_eq!(*api.writes.lock().unwrap(), writes);
-    }
-
-    #[tokio::test]
-    async fn what_is_tampered_with_or_deleted_comes_back_the_same() {
-        let api = empty_chart();
-        let (mut syncer, ready) = api.replica(|_| {});
-        settle(&mut syncer).await;
-        let (secret, good) = (api.get(SECRET), api.get(MUTATING));
-        let mut bad = good.clone();
-        bad["webhooks"][0]["clientConfig"]["caBundle"] = json!("Cg==");
-        api.put(MUTATING, bad);
-        settle(&mut syncer).await;
-        assert_eq!(api.get(MUTATING)["webhooks"], good["webhooks"]);
-        api.remove(MUTATING);
-        settle(&mut syncer).await;
-        assert_eq!(api.get(MUTATING)["webhooks"], good["webhooks"]);
-        api.remove(SECRET);
-        settle(&mut syncer).await;
-        assert_eq!(api.get(SECRET)["data"], secret["data"]);
-        assert!(*ready.borrow());
-    }
-
-    #[tokio::test]
-    async fn a_new_authority_is_served_with_only_after_it_was_published() {
-        let api = empty_chart();
-        let (mut syncer, _ready) = api.replica(|_| {});
-        settle(&mut syncer).await;
-        let before = syncer.served.clone();
-        let (mut other, _ready) = empty_chart().replica(|_| {});
-        settle(&mut other).await;
-        let mut secret = api.get(SECRET);
-        let theirs = other.served.clone().unwrap();
-        for (key, value) in &theirs {
-            secret["data"][key] = json!(base64::engine::general_purpose::STANDARD.encode(value));
-        }
-        api.put(SECRET, secret);
-        assert_eq!(syncer.pass().await.unwrap(), Pass::Repaired);
-        assert_eq!(syncer.served, before);
-        assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
-        assert_eq!(syncer.served, Some(theirs));
-    }
-
-    #[tokio::test]
-    async fn the_loop_gets_ready_counts_its_repairs_and_stops_when_told() {
-        let api = empty_chart();
-        let registry = Registry::new();
-        let (syncer, mut ready) = api.replica(|_| {});
-        let syncer = syncer.with_metrics(&registry).unwrap();
-        let (stop, stopped) = watch::channel(false);
-        let running = tokio::spawn(syncer.run(stopped));
-        let within = Duration::from_secs(10);
-        tokio::time::timeout(within, ready.wait_for(|ready| *ready)).await.unwrap().unwrap();
-        stop.send(true).unwrap();
-        tokio::time::timeout(within, running).await.unwrap().unwrap();
-        let families = registry.gather();
-        let repairs = families.iter().find(|family| family.name().ends_with("repairs_total")).unwrap();
-        assert_eq!(repairs.get_metric().len(), 4);
-        assert!(families.iter().any(|family| family.name().ends_with("not_after_seconds")));
-        let count = |name: &str| {
-            let family = families.iter().find(|family| family.name() == name).unwrap();
-            family.get_metric()[0].get_counter().get_value().to_string()
-        };
-        assert_eq!(count("certwatcher_read_certificate_total"), "1");
-        assert_eq!(count("certwatcher_read_certificate_errors_total"), "0");
-    }
-
-    #[tokio::test]
-    async fn without_its_crd_a_manager_gets_ready_all_the_same() {
-        let api = empty_chart();
-        api.remove(CRD);
-        let (mut syncer, ready) = api.replica(|_| {});
-        settle(&mut syncer).await;
-        assert!(*ready.borrow());
-    }
-
-    #[tokio::test]
-    async fn external_certificates_are_ready_once_injected_and_nothing_is_written() {
-        let api = empty_chart();
-        let (mut own, _ready) = api.replica(|_| {});
-        settle(&mut own).await;
-        let ours = own.served.clone().unwrap();
-        let good = api.get(MUTATING);
-        let mut late = good.clone();
-        late["webhooks"][0]["clientConfig"]["caBundle"] = Value::Null;
-        api.put(MUTATING, late);
-        let mut secret = api.get(SECRET);
-        secret["data"]["ca.crt"] =
-            json!(base64::engine::general_purpose::STANDARD.encode(&ours[certs::CA_CERT]));
-        api.put(SECRET, secret);
-        let writes = *api.writes.lock().unwrap();
-        let (mut syncer, ready) = api.replica(|options| options.external_certs = true);
-        assert!(matches!(syncer.pass().await, Err(SyncError::External(_))));
-        assert!(!*ready.borrow());
-        api.put(MUTATING, good);
-        assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
-        assert!(*ready.borrow());
-        assert_eq!(*api.writes.lock().unwrap(), writes);
-        assert_eq!(files::read(&syncer.options.cert_dir).unwrap()[certs::TLS_CERT], ours[certs::TLS_CERT]);
-    }
-
-    #[tokio::test]
-    async fn with_a_host_certificates_live_on_disk_and_client_configs_are_urls() {
-        let api = empty_chart();
-        let (mut syncer, _ready) = api.replica(|options| {
-            options.host = Some("10.0.0.5".to_owned());
-            options.certs_on_disk = true;
-        });
-        settle(&mut syncer).await;
-        assert_eq!(api.get(SECRET).get("data"), None);
-        let url = "https://10.0.0.5:9876/mutate-apps-kruise-io-cloneset";
-        assert_eq!(api.get(MUTATING)["webhooks"][0]["clientConfig"]["url"], url);
-        let (mut restarted, _ready) = api.replica(|options| *options = syncer.options.clone());
-        assert_eq!(restarted.pass().await.unwrap(), Pass::Settled);
-        assert_eq!(restarted.served, syncer.served);
-    }
-
-    #[tokio::test]
-    async fn a_conflict_is_an_error_and_the_next_pass_takes_what_the_other_wrote() {
-        let api = empty_chart();
-        let (mut first, _ready) = api.replica(|_| {});
-        let (mut second, _ready) = api.replica(|_| {});
-        let (one, two) = tokio::join!(first.pass(), second.pass());
-        assert!(one.is_ok() || two.is_ok());
-        for syncer in [&mut first, &mut second] {
-            while syncer.pass().await.ok() != Some(Pass::Settled) {}
-        }
-        assert_eq!(first.served, second.served);
-    }
-}
+mod tests;

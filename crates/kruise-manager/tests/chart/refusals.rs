@@ -3,7 +3,7 @@
 use crate::helm::Helm;
 
 /// What is set, and what the refusal has to say.
-const REFUSALS: [(&str, &[&str]); 24] = [
+const REFUSALS: [(&str, &[&str]); 25] = [
     ("manager.replicas=two", &["'/manager/replicas'", "got string, want integer"]),
     ("manager.replcas=3", &["'/manager'", "'replcas' not allowed"]),
     ("managr.replicas=3", &["'managr' not allowed"]),
@@ -28,6 +28,10 @@ const REFUSALS: [(&str, &[&str]); 24] = [
         &["'/webhookConfiguration/failurePolicy'", "'Fail', 'Ignore'"],
     ),
     ("crds.mode=sometimes", &["'/crds/mode'"]),
+    (
+        "hooks.preDelete.mode=delete",
+        &["'/hooks/preDelete/mode'", "'check', 'keep', 'orphan', 'purge', 'off'"],
+    ),
     ("featureGateOverrides.PodWebhook=off", &["'/featureGateOverrides/PodWebhook'", "want boolean"]),
     ("controllers.cloneset.enabled=no", &["'/controllers/cloneset/enabled'", "want boolean"]),
     ("controllers.cloneset.workers=0", &["'/controllers/cloneset/workers'", "minimum: got 0, want 1"]),

@@ -99,9 +99,16 @@ fn crds_are_those_of_the_code_and_convert_where_the_manager_is() {
     let deleted = helm.render(&["--set=crds.keep=false"]).unwrap();
     let crd = object(&deleted, "CustomResourceDefinition", "clonesets.apps.kruise.io").unwrap();
     assert_eq!(crd["metadata"]["annotations"], Value::Null);
-    for none in ["crds.managed=false", "crds.mode=none"] {
+    for (none, job) in [("crds.managed=false", false), ("crds.mode=none", false), ("crds.mode=hook", true)] {
         let objects = helm.render(&["--set", none]).unwrap();
         assert!(objects.iter().all(|object| object.kind() != "CustomResourceDefinition"), "{none}");
+        let hook = object(&objects, "Job", "kruise-crds");
+        assert_eq!(hook.is_some(), job, "{none}");
+        if let Some(hook) = hook {
+            let command = &hook["spec"]["template"]["spec"]["containers"][0]["command"];
+            assert_eq!(*command, json!(["/manager", "crds", "apply"]));
+            assert_eq!(hook["metadata"]["annotations"]["helm.sh/hook"], "pre-install,pre-upgrade");
+        }
     }
 }
 

@@ -1,34 +1,41 @@
 //! Pods of the manager pass the restricted Pod Security profile, and rights are as few as the values allow.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use clap::Parser as _;
+use kruise_manager::commands::CommandLine;
 use serde_json::{Value, json};
 
-use crate::chart;
-use crate::helm::{Helm, object};
+use crate::helm::{Helm, Object, object};
 
 #[test]
-fn the_managers_pod_passes_the_restricted_profile() {
+fn pods_of_managers_and_hooks_pass_the_restricted_profile() {
     let Some(helm) = Helm::find() else { return };
-    let objects = helm.render(&[]).unwrap();
-    let pod =
-        &object(&objects, "Deployment", "kruise-controller-manager").unwrap()["spec"]["template"]["spec"];
+    let objects = helm.render(&["--set=crds.mode=hook"]).unwrap();
+    for (kind, name) in
+        [("Deployment", "kruise-controller-manager"), ("Job", "kruise-finalizer"), ("Job", "kruise-crds")]
+    {
+        restricted(&object(&objects, kind, name).unwrap()["spec"]["template"]["spec"]);
+    }
+}
+
+fn restricted(pod: &Value) {
     let context = &pod["securityContext"];
     assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
     assert_eq!(context["runAsNonRoot"], true);
     assert_ne!(context["runAsUser"], 0);
-    for field in ["hostNetwork", "hostPID", "hostIPC", "initContainers"] {
+    for field in ["hostNetwork", "hostPID", "hostIPC"] {
         assert_eq!(pod[field], Value::Null, "{field}");
     }
-    for volume in pod["volumes"].as_array().unwrap() {
+    for volume in pod["volumes"].as_array().into_iter().flatten() {
         assert!(volume["emptyDir"].is_object(), "{volume}");
     }
-    for container in pod["containers"].as_array().unwrap() {
+    let of = |list: &str| pod[list].as_array().cloned().unwrap_or_default();
+    assert!(!of("containers").is_empty());
+    for container in of("containers").into_iter().chain(of("initContainers")) {
         let context = &container["securityContext"];
         assert_eq!(context["allowPrivilegeEscalation"], false);
         assert_eq!(context["readOnlyRootFilesystem"], true);
         assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}));
-        assert!(container["ports"].as_array().unwrap().iter().all(|port| port["hostPort"].is_null()));
+        assert!(container["ports"].as_array().into_iter().flatten().all(|port| port["hostPort"].is_null()));
     }
 }
 
@@ -50,8 +57,17 @@ fn no_role_is_for_everything() {
     let Some(helm) = Helm::find() else { return };
     for object in helm.render(&[]).unwrap() {
         if object.kind().ends_with("Role") {
-            let text = object.value["rules"].to_string();
-            assert!(!text.contains("\"*\""), "{}: {text}", object.id());
+            for rule in object.value["rules"].as_array().into_iter().flatten() {
+                // Before an uninstall the hook looks at all kinds of Kruise, also those that only OpenKruise has.
+                let groups = rule["apiGroups"].as_array().unwrap();
+                let own = groups.iter().all(|group| group.as_str().unwrap().ends_with(".kruise.io"));
+                let mut rule = rule.clone();
+                if own && object.name() == "kruise-helm-hook" {
+                    rule["resources"] = Value::Null;
+                }
+                let text = rule.to_string();
+                assert!(!text.contains("\"*\""), "{}: {text}", object.id());
+            }
         }
     }
     let wide = helm.render(&["--set=installation.roleListGroups={apps,example.com}"]).unwrap();
@@ -90,57 +106,79 @@ fn a_manager_that_gets_its_certificates_may_not_write_authorities() {
     assert_eq!(annotated("CustomResourceDefinition", "nodeimages.apps.kruise.io"), Value::Null);
 }
 
-/// Every single right of the rules: group, resource, name of the object, verb.
-fn rights(rules: &Value) -> BTreeSet<String> {
-    let list = |rule: &Value, field: &str| -> Vec<String> {
-        serde_json::from_value(rule[field].clone()).unwrap_or_else(|_| vec![String::new()])
-    };
-    let mut rights = BTreeSet::new();
-    for rule in rules.as_array().unwrap() {
-        for group in list(rule, "apiGroups") {
-            for resource in list(rule, "resources") {
-                for name in list(rule, "resourceNames") {
-                    rights.extend(
-                        list(rule, "verbs").iter().map(|verb| format!("{group}/{resource}/{name} {verb}")),
-                    );
-                }
-            }
+/// What the hook of an uninstall tells the manager's binary, in order.
+fn cleanups(objects: &[Object]) -> Vec<String> {
+    let pod = &object(objects, "Job", "kruise-finalizer").unwrap()["spec"]["template"]["spec"];
+    let of = |list: &str| pod[list].as_array().cloned().unwrap_or_default();
+    let commands = of("initContainers").into_iter().chain(of("containers")).map(|container| {
+        let command: Vec<String> = serde_json::from_value(container["command"].clone()).unwrap();
+        assert!(CommandLine::try_parse_from(&command).unwrap().command.is_some(), "{command:?}");
+        command[1..].join(" ")
+    });
+    commands.collect()
+}
+
+/// Verbs of all rules of the hook's roles.
+fn verbs(objects: &[Object], group: &str) -> Vec<String> {
+    let roles = objects.iter().filter(|it| it.kind().ends_with("Role") && it.name() == "kruise-helm-hook");
+    let mut verbs = Vec::new();
+    for rule in roles.flat_map(|role| role.value["rules"].as_array().unwrap().clone()) {
+        if rule["apiGroups"].to_string().contains(group) {
+            verbs.extend(serde_json::from_value::<Vec<String>>(rule["verbs"].clone()).unwrap());
         }
     }
-    rights
+    verbs.sort();
+    verbs.dedup();
+    verbs
 }
 
 #[test]
-fn the_specs_run_under_the_charts_roles() {
+fn an_uninstall_deletes_no_object_and_no_definition_unless_told() {
     let Some(helm) = Helm::find() else { return };
-    let of = |objects: Vec<Value>| {
-        let mut all = BTreeMap::<String, BTreeSet<String>>::new();
-        for object in objects {
-            let kind = object["kind"].as_str().unwrap();
-            let name = object["metadata"]["name"].as_str().unwrap();
-            if !kind.ends_with("Role") || name.starts_with("aggregate-") {
-                continue;
-            }
-            let whose = if name.starts_with("kruise-daemon") { "agents" } else { "manager" };
-            let place = object["metadata"]["namespace"].as_str().unwrap_or_default();
-            all.entry(format!("{whose} {place}")).or_default().extend(rights(&object["rules"]));
-        }
-        all
+    let of = |set: &str| {
+        let objects = helm.render(&["--set", set]).unwrap();
+        (cleanups(&objects), verbs(&objects, "kruise.io"), verbs(&objects, "apiextensions"))
     };
-    let path = chart().join("../../e2e/install.yaml");
-    let text = std::fs::read_to_string(path).unwrap();
-    let specs = text.split("\n---\n").map(|document| serde_yaml_ng::from_str(document).unwrap()).collect();
-    let (specs, chart) =
-        (of(specs), of(helm.render(&[]).unwrap().into_iter().map(|object| object.value).collect()));
-    // Of CRDs, the chart's manager may change those it converts for.
-    for (whose, rights) in &specs {
-        for right in rights.iter().filter(|right| !right.starts_with("apiextensions.k8s.io/")) {
-            assert!(chart[whose].contains(right), "{whose}: {right} is missing in the chart");
-        }
+    let (commands, objects, definitions) = of("hooks.preDelete.enabled=true");
+    assert_eq!(commands, ["cleanup --check", "cleanup --mode=orphan"]);
+    assert_eq!((objects, definitions), of_words(&["list", "patch"], &["get", "list", "patch"]));
+    let (commands, objects, definitions) = of("hooks.preDelete.mode=keep");
+    assert_eq!(commands, ["cleanup --check", "cleanup --mode=keep"]);
+    assert_eq!((objects, definitions), of_words(&["list"], &["get", "list", "patch"]));
+    let (commands, objects, definitions) = of("hooks.preDelete.mode=check");
+    assert_eq!(commands, ["cleanup --check"]);
+    assert_eq!((objects, definitions), of_words(&["list"], &["get", "list"]));
+    assert_eq!(of("hooks.preDelete.mode=purge").0, ["cleanup --mode=purge"]);
+    assert_eq!(
+        of("hooks.preDelete.mode=purge,hooks.preDelete.deleteCustomResources=true").0,
+        ["cleanup --mode=purge --yes-delete-custom-resources"]
+    );
+    for off in ["hooks.preDelete.enabled=false", "hooks.preDelete.mode=off", "hooks.preDelete.mode=false"] {
+        let objects = helm.render(&["--set", off]).unwrap();
+        assert!(!objects.iter().any(|object| object.text.contains("kruise-helm-hook")), "{off}");
     }
-    for (whose, rights) in &chart {
-        for right in rights.iter().filter(|right| !right.starts_with("apiextensions.k8s.io/")) {
-            assert!(specs[whose].contains(right), "{whose}: {right} is in the chart only");
-        }
-    }
+}
+
+fn of_words(one: &[&str], other: &[&str]) -> (Vec<String>, Vec<String>) {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    (words(one), words(other))
+}
+
+#[test]
+fn an_image_that_has_openkruises_hook_in_it_is_not_run() {
+    let Some(helm) = Helm::find() else { return };
+    let image = |set: &str| {
+        let objects = helm.render(&["--set", set]).unwrap();
+        let pod = &object(&objects, "Job", "kruise-finalizer").unwrap()["spec"]["template"]["spec"];
+        pod["containers"][0]["image"].as_str().unwrap().to_owned()
+    };
+    let own = image("helmHooks.image.tag=");
+    assert_eq!(
+        image("helmHooks.image.repository=openkruise/kruise-helm-hook,helmHooks.image.tag=v0.1.0"),
+        own
+    );
+    assert_eq!(
+        image("helmHooks.image.repository=r.example/manager,helmHooks.image.tag=x"),
+        "r.example/manager:x"
+    );
 }
