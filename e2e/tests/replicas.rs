@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use kruise_e2e::{Manager, Place, PodView as _, SET, Venue, clone_set, cluster, seen};
+use kruise_e2e::{Manager, Place, PodView as _, SET, Venue, clone_set, cluster, merged, seen};
 use kube::api::{DeleteParams, DynamicObject, PostParams};
 use serde_json::json;
 use tokio::sync::Mutex;
@@ -74,8 +74,7 @@ async fn a_leader_that_is_told_to_go_hands_over_at_once() -> Result<()> {
 async fn asks(place: Arc<Place>, stop: Arc<AtomicBool>) -> (usize, Vec<String>) {
     let (mut count, mut refused) = (0, Vec::new());
     let try_only = PostParams { dry_run: true, ..PostParams::default() };
-    let mut set = clone_set(1, ONE);
-    set["metadata"]["name"] = json!("on-trial");
+    let set = merged(clone_set(1, ONE), &json!({"metadata": {"name": "on-trial"}}));
     while !stop.load(Ordering::Relaxed) {
         let created = match serde_json::from_value::<DynamicObject>(set.clone()) {
             Ok(set) => place.sets("v1beta1").create(&try_only, &set).await.map_err(|error| error.to_string()),
@@ -116,7 +115,7 @@ async fn no_request_fails_while_managers_are_replaced_one_by_one() -> Result<()>
     );
     println!("{count} requests while both managers were replaced");
     ensure!(count > 100, "only {count} requests were made");
-    ensure!(refused.is_empty(), "{} of {count} requests failed, first: {}", refused.len(), refused[0]);
+    ensure!(refused.is_empty(), "{} of {count} requests failed, first: {:?}", refused.len(), refused.first());
     let after = place.now().await?;
     place.check(&after, "the pods are the same", after.uids() == before.uids()).await
 }

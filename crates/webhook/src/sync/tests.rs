@@ -318,8 +318,10 @@ async fn a_conflict_is_an_error_and_the_next_pass_takes_what_the_other_wrote() {
     assert_eq!(first.served, second.served);
 }
 
+type Change = fn(&FakeApi);
+
 /// Every way in which an installation is on its way out, given one that runs.
-const REMOVALS: [(&str, fn(&FakeApi)); 4] = [
+const REMOVALS: [(&str, Change); 4] = [
     ("the Deployment is gone", |api| api.remove(DEPLOYMENT)),
     ("the Deployment waits for its pods", |api| api.home(DEPLOYMENT, true)),
     ("the Namespace is gone", |api| api.remove(NAMESPACE)),
