@@ -531,7 +531,12 @@ impl Executor {
                 match revisions.create(&PostParams::default(), &wanted).await {
                     Err(error) if is_reason(&error, "AlreadyExists") => {
                         let found = revisions.get(&name).await.map_err(|error| failure(&key, error))?;
-                        if found.data.as_ref().map(|found| &found.0) != Some(&data) {
+                        // That of another owner goes with it, such as a set of this name that was deleted a moment ago:
+                        // without its revision, no pod could be updated in place.
+                        let mut owners = found.metadata.owner_references.iter().flatten();
+                        let of_another =
+                            owners.any(|owner| owner.controller == Some(true) && *owner.uid != *set.uid.0);
+                        if of_another || found.data.as_ref().map(|found| &found.0) != Some(&data) {
                             return Ok(None);
                         }
                         (key, Ok(found))

@@ -215,3 +215,28 @@ async fn a_namespace_that_goes_is_no_failure_and_nothing_is_tried_again() {
     assert!(world.round().await, "it is content");
     assert_eq!(world.cluster.lock().unwrap().count("POST"), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_was_deleted_and_made_again_is_still_updated_in_place() {
+    let mut before = World::new();
+    before.rest().await;
+    let mut left = before.cluster.lock().unwrap().of("controllerrevisions").remove(0);
+    left["metadata"]["ownerReferences"][0]["uid"] = "uid-before".into();
+    let name = left["metadata"]["name"].as_str().unwrap().to_owned();
+
+    // The garbage collector comes to what is left of the first set when the second has its pods.
+    let mut world = World::new();
+    world.cluster.lock().unwrap().put("controllerrevisions", &name, left);
+    world.rest().await;
+    world.cluster.lock().unwrap().objects.remove(&("controllerrevisions".to_owned(), name)).unwrap();
+    world.restart();
+    world.rest().await;
+    assert_eq!(the_set(&world)["status"]["collisionCount"], 1);
+    world.cluster.lock().unwrap().writes.clear();
+    world.change_image("web:2");
+    world.rest().await;
+    assert_eq!(at(&world, "web:2"), REPLICAS);
+    let cluster = world.cluster.lock().unwrap();
+    assert_eq!((cluster.count("POST pods"), cluster.count("DELETE pods")), (0, 0), "{:#?}", cluster.writes);
+    assert_eq!(cluster.of("controllerrevisions").len(), 2);
+}
