@@ -287,7 +287,10 @@ impl Syncer {
             self.serve(&data, now).await?;
         }
         self.kept = Some(data);
-        self.ready.send_replace(pass != Pass::Holding);
+        // Who waits with what was deleted goes on answering: conversion does not depend on it.
+        if pass != Pass::Holding {
+            self.ready.send_replace(true);
+        }
         Ok(pass)
     }
 
