@@ -47,6 +47,8 @@ pub(crate) async fn create(job: &JobView, kind: Kind, run: Run, context: &Contex
         }
         Err(error) => return Err(failure(&key, error)),
         Ok(made) => {
+            let (Run::Tick(due) | Run::Request(due)) = run;
+            context.metrics.started(due, context.now());
             let message = format!("Created job {name}");
             context.event(job, EventType::Normal, "SuccessfulCreate", &message);
             made
@@ -159,6 +161,7 @@ fn take_in(job: &JobView, answer: kube::Result<AdvancedCronJob>, context: &Conte
 /// Tells what was not yet true in the round before.
 pub(crate) fn tell(job: &JobView, notes: Vec<Note>, context: &Context) {
     for note in context.news(&job.uid, notes) {
+        context.metrics.told(Kind::of(&job.object.spec.template), &note);
         let kind = if note.is_warning() { EventType::Warning } else { EventType::Normal };
         context.event(job, kind, note.reason(), &note.to_string());
     }

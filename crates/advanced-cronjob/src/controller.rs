@@ -14,9 +14,11 @@ use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store};
 use kruise_runtime::watches::Watches;
 use kruise_runtime::writes::{Error, settled};
+use prometheus::Registry;
 
 use crate::apply;
 use crate::child::{Child, Kind};
+use crate::metrics::RunMetrics;
 use crate::observe::{Observed, Request};
 use crate::plan::{Note, Plan, plan};
 use crate::status;
@@ -35,23 +37,39 @@ pub struct Context {
     queue: WorkQueue,
     watches: Watches,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    pub(crate) metrics: RunMetrics,
     /// What was true of each object when it was last looked at, so that it is told once. Nothing is decided by it.
     told: Mutex<HashMap<Uid, HashSet<Note>>>,
 }
 
+/// What a context is made of.
+pub struct Setup {
+    /// The API server.
+    pub client: kube::Client,
+    /// The shared stores.
+    pub watches: Watches,
+    /// The keys of AdvancedCronJobs.
+    pub queue: WorkQueue,
+    /// Where events go.
+    pub events: EventRecorder,
+    /// The zone of this process.
+    pub local: TimeZone,
+    /// The time.
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+}
+
 impl Context {
-    /// Watches AdvancedCronJobs from now on, their children when there is need. `local` is the zone of this process.
-    pub fn new(
-        client: kube::Client,
-        watches: Watches,
-        queue: WorkQueue,
-        events: EventRecorder,
-        local: TimeZone,
-        clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    ) -> Self {
-        Self {
+    /// Watches AdvancedCronJobs from now on, their children when there is need, and counts their runs in `registry`.
+    ///
+    /// # Errors
+    /// A metric's name is taken.
+    pub fn new(setup: Setup, registry: &Registry) -> prometheus::Result<Self> {
+        let Setup { client, watches, queue, events, local, clock } = setup;
+        let jobs = watches.namespaced(JobView::of);
+        Ok(Self {
             client,
-            jobs: watches.namespaced(JobView::of),
+            metrics: RunMetrics::register(registry, &jobs)?,
+            jobs,
             children: Children::new(watches.clone(), queue.clone()),
             local,
             events,
@@ -59,7 +77,11 @@ impl Context {
             watches,
             clock,
             told: Mutex::default(),
-        }
+        })
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
     }
 
     /// Resolves when the AdvancedCronJobs are known.
@@ -139,7 +161,7 @@ async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
     let Some(job) = context.jobs.get(key).filter(|now| now.uid == job.uid) else {
         return Ok(Requeue::After(Duration::ZERO));
     };
-    let now = (context.clock)();
+    let now = context.now();
     let seen = Observed::of(&job.object, children, &context.local, now);
     if seen.request == Some(Request::Asked) {
         // The answer wakes the next round, which sees what is due.

@@ -14,6 +14,7 @@ pub mod admission;
 pub mod apply;
 pub mod child;
 pub mod controller;
+pub mod metrics;
 pub mod observe;
 pub mod plan;
 pub mod schedule;

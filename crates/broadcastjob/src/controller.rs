@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::apply::{Executor, Outcome};
 use crate::census::Census;
 use crate::index::Index;
+use crate::metrics::JobMetrics;
 use crate::observe::{Observed, observe};
 use crate::plan::{Ending, Notice, Plan, plan};
 use crate::status::{Turn, end_event, status, turn};
@@ -38,6 +39,7 @@ pub struct Context {
     stores: Stores,
     executor: Executor,
     index: Index,
+    metrics: JobMetrics,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     memory: Mutex<HashMap<Uid, Memory>>,
 }
@@ -51,8 +53,13 @@ struct Memory {
 
 impl Context {
     /// The context of a controller.
-    pub fn new(stores: Stores, executor: Executor, clock: Arc<dyn Fn() -> Timestamp + Send + Sync>) -> Self {
-        Self { stores, executor, index: Index::default(), clock, memory: Mutex::default() }
+    pub fn new(
+        stores: Stores,
+        executor: Executor,
+        metrics: JobMetrics,
+        clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    ) -> Self {
+        Self { stores, executor, index: Index::default(), metrics, clock, memory: Mutex::default() }
     }
 
     fn memory(&self) -> MutexGuard<'_, HashMap<Uid, Memory>> {
@@ -152,6 +159,7 @@ async fn finish(
 ) -> Result<Requeue, Error> {
     let ended = status(seen, census, &plan);
     context.executor.write_status(job, &ended).await?;
+    context.metrics.ended(&ended, ending == Ending::Completed);
     let (reason, message) = end_event(seen, &ended, ending);
     let kind = if ending == Ending::Completed { EventType::Normal } else { EventType::Warning };
     context.executor.tell(job, kind, reason, &message);

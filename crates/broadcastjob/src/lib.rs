@@ -18,6 +18,7 @@ pub mod apply;
 pub mod census;
 pub mod controller;
 pub mod index;
+pub mod metrics;
 pub mod objects;
 pub mod observe;
 pub mod plan;

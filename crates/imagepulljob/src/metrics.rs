@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use kruise_api::imagepulljob::ImagePullJobStatus;
 use kruise_runtime::outcomes::{Names, Outcomes};
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
-use prometheus::{IntGaugeVec, Opts, Registry};
+use kruise_runtime::states::States;
+use prometheus::Registry;
 
 use crate::index::Index;
 
@@ -21,6 +20,9 @@ const NAMES: Names = Names {
     buckets: &BUCKETS,
 };
 
+const NODES: (&str, &str) =
+    ("kruise_imagepulljob_nodes", "Nodes of ImagePullJobs that have not completed, by how far they are.");
+
 /// Jobs that have ended.
 #[derive(Clone, Debug)]
 pub struct JobMetrics(Outcomes);
@@ -32,7 +34,15 @@ impl JobMetrics {
     /// A name is taken.
     pub fn register(registry: &Registry, index: Arc<Index>) -> prometheus::Result<Self> {
         let outcomes = Outcomes::register(registry, NAMES)?;
-        registry.register(Box::new(Nodes::new(index)?))?;
+        States::register(registry, NODES, move || {
+            let counts = index.totals();
+            [
+                ("waiting", counts.unsynced()),
+                ("active", counts.active),
+                ("succeeded", counts.succeeded),
+                ("failed", counts.failed),
+            ]
+        })?;
         Ok(Self(outcomes))
     }
 
@@ -41,41 +51,6 @@ impl JobMetrics {
         let Some(end) = &status.completion_time else { return };
         let start = status.start_time.as_ref().map_or(end.0, |start| start.0);
         self.0.ended(status.failed == 0, start, end.0);
-    }
-}
-
-/// Asks the index when it is scraped.
-struct Nodes {
-    index: Arc<Index>,
-    nodes: IntGaugeVec,
-}
-
-impl Nodes {
-    fn new(index: Arc<Index>) -> prometheus::Result<Self> {
-        let about = "Nodes of ImagePullJobs that have not completed, by how far they are.";
-        Ok(Self {
-            index,
-            nodes: IntGaugeVec::new(Opts::new("kruise_imagepulljob_nodes", about), &["state"])?,
-        })
-    }
-}
-
-impl Collector for Nodes {
-    fn desc(&self) -> Vec<&Desc> {
-        self.nodes.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let counts = self.index.totals();
-        for (state, count) in [
-            ("waiting", counts.unsynced()),
-            ("active", counts.active),
-            ("succeeded", counts.succeeded),
-            ("failed", counts.failed),
-        ] {
-            self.nodes.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
-        self.nodes.collect()
     }
 }
 

@@ -12,6 +12,7 @@ pub mod profile;
 pub mod queue;
 pub mod rollouts;
 pub mod serve;
+pub mod states;
 pub mod store;
 pub mod views;
 pub mod watches;

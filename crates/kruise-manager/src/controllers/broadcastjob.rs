@@ -7,6 +7,7 @@ use kruise_api::broadcastjob::BroadcastJob;
 use kruise_broadcastjob::admission;
 use kruise_broadcastjob::apply::Executor;
 use kruise_broadcastjob::controller::{self, Context, NAME};
+use kruise_broadcastjob::metrics::JobMetrics;
 use kruise_broadcastjob::stores::{JobView, Stores};
 use kruise_common::gates::Gate;
 use kruise_common::pod::PodView;
@@ -39,7 +40,8 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
     let events = parts.events.for_component(NAME);
     let by_scheduler = parts.flags.assign_bcj_pods_by_scheduler;
     let executor = Executor::new(parts.client_of(NAME), stores.clone(), events, by_scheduler);
-    let context = Arc::new(Context::new(stores.clone(), executor, Arc::clone(&parts.clock)));
+    let metrics = JobMetrics::register(parts.metrics.registry(), &stores.jobs)?;
+    let context = Arc::new(Context::new(stores.clone(), executor, metrics, Arc::clone(&parts.clock)));
     Ok(Started {
         ready: async move { stores.ready().await }.boxed(),
         run: Box::new(move |stop| {

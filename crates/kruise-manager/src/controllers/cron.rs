@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use jiff::tz::TimeZone;
 use kruise_advanced_cronjob::admission::{self, DryRun};
-use kruise_advanced_cronjob::controller::{self, Context, NAME};
+use kruise_advanced_cronjob::controller::{self, Context, NAME, Setup};
 use kruise_common::gates::Gate;
 use kruise_webhook::review::AdmissionRequest;
 use kruise_webhook::route::Router;
@@ -27,14 +27,15 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
     let worker = parts.worker(NAME, parts.flags.advancedcronjob_workers)?;
     // Where no zone is configured, as in an empty image, it is UTC.
     let local = TimeZone::try_system().unwrap_or(TimeZone::UTC);
-    let context = Arc::new(Context::new(
-        parts.client.clone(),
-        parts.watches.clone(),
-        worker.queue.clone(),
-        parts.events.for_component(NAME),
+    let setup = Setup {
+        client: parts.client_of(NAME),
+        watches: parts.watches.clone(),
+        queue: worker.queue.clone(),
+        events: parts.events.for_component(NAME),
         local,
-        Arc::clone(&parts.clock),
-    ));
+        clock: Arc::clone(&parts.clock),
+    };
+    let context = Arc::new(Context::new(setup, parts.metrics.registry())?);
     let ready = Arc::clone(&context);
     Ok(Started {
         ready: async move { ready.ready().await }.boxed(),
