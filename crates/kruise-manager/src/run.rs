@@ -11,6 +11,7 @@ use kruise_common::pod_wire::PodWire;
 use kruise_runtime::events::{ApiEvents, EventRecorder};
 use kruise_runtime::metrics::Metrics;
 use kruise_runtime::rollouts::Rollouts;
+use kruise_runtime::store::Store;
 use kruise_runtime::watches::Watches;
 use kruise_runtime::{in_place_metric, profile, serve};
 use kruise_webhook::certs::CertStore;
@@ -173,8 +174,13 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     ended
 }
 
+/// Of those controllers that are built, only CloneSet's updates pods in place; without it, pods are not watched for this.
 fn measure_in_place(parts: &Parts) -> anyhow::Result<()> {
-    let pods = parts.watches.namespaced(|pod: PodWire| Some(PodView::from(pod)));
+    let pods = if parts.controllers.is_on("cloneset") {
+        parts.watches.namespaced(|pod: PodWire| Some(PodView::from(pod)))
+    } else {
+        Store::new()
+    };
     let metrics = &parts.metrics;
     in_place_metric::measure(metrics.registry(), &pods, metrics.leads(), Arc::clone(&parts.clock))?;
     Ok(())

@@ -1,6 +1,6 @@
 //! CloneSet.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt as _;
 use k8s_openapi::api::apps::v1::ControllerRevision;
@@ -18,6 +18,7 @@ use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::Revision;
 use kruise_runtime::nodes::NodeWire;
+use kruise_runtime::store::Store;
 use kruise_runtime::watches::Watches;
 use kruise_webhook::protection::Protection;
 use kruise_webhook::review::AdmissionRequest;
@@ -108,9 +109,17 @@ pub(crate) fn admission(router: Router, parts: &Parts, protection: Arc<Protectio
         host_network_ports: gates.enabled(Gate::DefaultHostNetworkHostPortsInPodTemplates),
         delete_protection: gates.enabled(Gate::ResourcesDeletionProtection),
     };
-    let pods = parts.watches.namespaced(|pod: PodWire| Some(PodView::from(pod)));
+    let (pods, watches) = (OnceLock::new(), parts.watches.clone());
+    let pods = move || {
+        let store = pods.get_or_init(|| watches.namespaced(|pod: PodWire| Some(PodView::from(pod))));
+        Store::clone(store)
+    };
+    // Where nobody reconciles sets, hardly anybody asks, and pods are not watched until somebody does.
+    if parts.controllers.is_on(ENTRY.flag) {
+        pods();
+    }
     let lookup = move |namespace: &str, name: &str| {
-        let pod = pods.get(&ObjectKey::new(namespace, name))?;
+        let pod = pods().get(&ObjectKey::new(namespace, name))?;
         Some(admission::PodFacts {
             terminating: pod.deleted.is_some(),
             controller_uid: pod.controller().map(|owner| owner.uid.to_string()),
