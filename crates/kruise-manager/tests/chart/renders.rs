@@ -207,6 +207,39 @@ fn workers_of_one_controller_win_over_those_of_all() {
 }
 
 #[test]
+fn flags_that_have_values_of_their_own_are_set_by_them() {
+    let Some(helm) = Helm::find() else { return };
+    for (set, wanted) in [
+        ("manager.pprofAddr=:8090", "--pprof-addr=:8090"),
+        ("manager.enablePprof=false", "--enable-pprof=false"),
+        ("metrics.workloadMetrics=true", "--workload-metrics"),
+    ] {
+        let manager = arguments(&deployment(&helm, &["--set", set]));
+        assert_eq!(manager.last().unwrap(), wanted, "{set}");
+    }
+}
+
+#[test]
+fn alerts_warn_of_certificates_when_told_and_take_rules_of_users_in() {
+    let Some(helm) = Helm::find() else { return };
+    let groups = |set: &str| {
+        let objects = helm.render(&["--set", "metrics.prometheusRule.enabled=true", "--set", set]).unwrap();
+        object(&objects, "PrometheusRule", "kruise").unwrap()["spec"]["groups"].clone()
+    };
+    let expiring = |groups: &Value| {
+        let rules = groups[0]["rules"].as_array().unwrap();
+        let found = rules.iter().find(|rule| rule["alert"] == "KruiseCertificateExpiring").unwrap();
+        format!("{} {}", found["expr"], found["annotations"]["summary"])
+    };
+    assert!(expiring(&groups("metrics.enabled=true")).contains("< 30 * 86400"));
+    let early = groups("metrics.prometheusRule.certificateWarningDays=90");
+    assert!(expiring(&early).contains("< 90 * 86400"), "{early}");
+    assert!(expiring(&early).contains("within 90 days"), "{early}");
+    let own = groups("metrics.prometheusRule.extraRules[0].alert=Mine");
+    assert_eq!(own[1], json!({"name": "kruise-extra", "rules": [{"alert": "Mine"}]}));
+}
+
+#[test]
 fn a_digest_pins_the_image_and_a_registry_comes_before_it() {
     let Some(helm) = Helm::find() else { return };
     let digest = format!("sha256:{}", "0".repeat(64));

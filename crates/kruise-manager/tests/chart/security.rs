@@ -1,9 +1,12 @@
 //! Pods of the manager pass the restricted Pod Security profile, and rights are as few as the values allow.
 
+use std::fs;
+
 use clap::Parser as _;
 use kruise_manager::commands::CommandLine;
 use serde_json::{Value, json};
 
+use crate::chart;
 use crate::helm::{Helm, Object, object};
 
 #[test]
@@ -156,6 +159,23 @@ fn an_uninstall_deletes_no_object_and_no_definition_unless_told() {
     for off in ["hooks.preDelete.enabled=false", "hooks.preDelete.mode=off", "hooks.preDelete.mode=false"] {
         let objects = helm.render(&["--set", off]).unwrap();
         assert!(!objects.iter().any(|object| object.text.contains("kruise-helm-hook")), "{off}");
+    }
+}
+
+#[test]
+fn the_page_on_uninstalling_tells_every_mode_and_the_default() {
+    let read = |path: &str| fs::read_to_string(chart().join(path)).unwrap();
+    let (page, values) = (read("../../docs/uninstall.md"), read("values.yaml"));
+    let values: Value = serde_yaml_ng::from_str(&values).unwrap();
+    let default = values["hooks"]["preDelete"]["mode"].as_str().unwrap();
+    assert!(page.contains(&format!("| `{default}`, the default |")), "{default}");
+    assert_eq!(page.matches(", the default |").count(), 1);
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    let modes = &schema["properties"]["hooks"]["properties"]["preDelete"]["properties"]["mode"]["enum"];
+    let modes: Vec<_> = modes.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(modes.contains(&default) && modes.len() == 5, "{modes:?}");
+    for mode in modes {
+        assert!(page.contains(&format!("\n| `{mode}`")), "{mode} is not told");
     }
 }
 
