@@ -307,7 +307,10 @@ pub async fn trial(client: &Client, seen: &Seen, installation: &Installation) ->
     };
     let api: Api<CloneSet> = Api::namespaced(client.clone(), "default");
     let params = PostParams { dry_run: true, ..PostParams::default() };
-    Some(api.create(&params, &set).await.map(drop).map_err(|error| error.to_string()))
+    Some(api.create(&params, &set).await.map(drop).map_err(|error| match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }))
 }
 
 #[derive(Debug, Serialize)]

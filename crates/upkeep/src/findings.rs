@@ -553,6 +553,18 @@ impl Look<'_> {
     }
 
     fn trial(&self, why: &str) -> Finding {
+        // The roles of managers do not let them create sets: refused before any webhook is asked.
+        if why.contains("cannot create resource") {
+            return Finding {
+                severity: Severity::Note,
+                object: format!("Service/{}", self.own_service()),
+                problem:
+                    "whether the API server reaches it was not tried: this account may not create CloneSets"
+                        .to_owned(),
+                remedy: "run this as an administrator of the cluster, from any machine".to_owned(),
+                repairs: Vec::new(),
+            };
+        }
         let unreachable =
             ["failed calling webhook", "conversion webhook"].iter().any(|text| why.contains(text));
         let remedy = if why.contains("x509") {

@@ -315,6 +315,13 @@ fn an_api_server_that_cannot_reach_the_webhook_is_told_with_the_port_to_open() {
 }
 
 #[test]
+fn from_inside_the_managers_pod_the_webhooks_cannot_be_tried_and_that_is_no_fault() {
+    let why = "clonesets.apps.kruise.io is forbidden: User \"system:serviceaccount:kruise-system:kruise-manager\" \
+               cannot create resource \"clonesets\" in API group \"apps.kruise.io\" in the namespace \"default\"";
+    only(&Seen { trial: Some(Err(why.to_owned())), ..healthy() }, Severity::Note, "was not tried");
+}
+
+#[test]
 fn what_cannot_be_looked_at_is_never_called_clean() {
     let unreadable = vec![("Secret kruise-system/kruise-webhook-certs".to_owned(), "forbidden".to_owned())];
     let seen = Seen { unreadable, ..healthy() };
