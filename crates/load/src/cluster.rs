@@ -139,6 +139,11 @@ impl Cluster {
         self.kubernetes.as_mut().map_or(Ok(()), Kubernetes::runs)
     }
 
+    /// Seconds of CPU that the Kubernetes that was started here has used, its nodes apart.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Option<f64>> {
+        self.kubernetes.as_ref().map(Kubernetes::cpu).transpose()
+    }
+
     /// Ends what was started, and removes the simulated nodes from a cluster that stays.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         self.tasks.shutdown().await;

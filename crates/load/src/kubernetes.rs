@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::cluster::connect;
 use crate::pki::Authority;
-use crate::process::{Process, free_port};
+use crate::process::{Process, Usage, free_port};
 use crate::requests::MANAGER;
 
 /// How long the API server may take to serve.
@@ -150,6 +150,11 @@ impl Kubernetes {
     /// An error once one of the processes has ended.
     pub(crate) fn runs(&mut self) -> anyhow::Result<()> {
         self.processes.iter_mut().try_for_each(Process::runs)
+    }
+
+    /// Seconds of CPU that all of it has used.
+    pub(crate) fn cpu(&self) -> anyhow::Result<f64> {
+        self.processes.iter().map(|process| Ok(Usage::of(process.pid()?)?.cpu)).sum()
     }
 
     /// Ends everything, the last first.

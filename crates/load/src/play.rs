@@ -126,6 +126,7 @@ async fn leave(cluster: &Cluster) -> anyhow::Result<()> {
 struct Mark {
     begun: Instant,
     usage: Usage,
+    cluster_cpu: Option<f64>,
     requests: Requests,
     latencies: Latencies,
 }
@@ -147,6 +148,7 @@ impl World<'_> {
             requests: self.cluster.requests.total().await?,
             latencies: self.manager.latencies().await?,
             usage: Usage::of(self.manager.pid)?,
+            cluster_cpu: self.cluster.cpu()?,
             begun: Instant::now(),
         })
     }
@@ -159,6 +161,7 @@ impl World<'_> {
         afterwards: Duration,
     ) -> anyhow::Result<()> {
         let seconds = mark.begun.elapsed().as_secs_f64();
+        let cluster_cpu = self.cluster.cpu()?;
         tokio::time::sleep(afterwards).await;
         let usage = Usage::of(self.manager.pid)?;
         let latencies = self.manager.latencies().await?;
@@ -167,6 +170,7 @@ impl World<'_> {
             pods,
             seconds,
             cpu: usage.cpu - mark.usage.cpu,
+            cluster_cpu: cluster_cpu.zip(mark.cluster_cpu).map(|(after, before)| after - before),
             resident: usage.resident,
             anonymous: usage.anonymous,
             peak: usage.peak,
@@ -288,7 +292,9 @@ impl World<'_> {
         self.manager = Manager::start(self.options, &self.cluster.kubeconfig, self.dir, "restarted")?;
         self.manager.ready(self.options.patience).await?;
         let (usage, latencies) = (Usage::default(), Latencies::default());
-        self.note(Phase::Restart, 0, Mark { begun, usage, requests, latencies }, AFTER_START).await
+        let cluster_cpu = self.cluster.cpu()?;
+        self.note(Phase::Restart, 0, Mark { begun, usage, cluster_cpu, requests, latencies }, AFTER_START)
+            .await
     }
 
     async fn failover(&mut self) -> anyhow::Result<()> {
@@ -298,7 +304,7 @@ impl World<'_> {
         let mut next = Manager::start(self.options, &self.cluster.kubeconfig, self.dir, "standby")?;
         next.serves(patience).await?;
         let requests = self.cluster.requests.total().await?;
-        let usage = Usage::of(next.pid)?;
+        let (usage, cluster_cpu) = (Usage::of(next.pid)?, self.cluster.cpu()?);
         let (begun, latencies) = (Instant::now(), next.latencies().await?);
         std::mem::replace(&mut self.manager, next).kill().await?;
         // Refused until the webhooks are those of the manager that is left.
@@ -307,7 +313,8 @@ impl World<'_> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         sets.until("the other manager has made a pod", patience, |set| set.available == 2).await?;
-        self.note(Phase::Failover, 1, Mark { begun, usage, requests, latencies }, AFTERWARDS).await?;
+        let mark = Mark { begun, usage, cluster_cpu, requests, latencies };
+        self.note(Phase::Failover, 1, mark, AFTERWARDS).await?;
         sets.delete(patience).await
     }
 }

@@ -26,6 +26,8 @@ pub struct Measured {
     pub seconds: f64,
     /// Seconds of CPU that the manager has used.
     pub cpu: f64,
+    /// The same of etcd, API server, controller manager and scheduler; `None` of those that were not started here.
+    pub cluster_cpu: Option<f64>,
     /// Bytes of the manager's that were resident at the end.
     pub resident: u64,
     /// Of those, the ones that are no file's.
@@ -115,10 +117,10 @@ impl Display for Report {
         writeln!(f)?;
         writeln!(
             f,
-            "| Phase | Pods | Wall s | CPU s | CPU % | CPU ms a pod | Resident MB (heap) | Peak MB | Pod writes a pod | \
+            "| Phase | Pods | Wall s | CPU s | CPU % | CPU ms a pod | Cluster CPU s | Resident MB (heap) | Peak MB | Pod writes a pod | \
              Status writes a s | Rounds p50 / p99 ms | Admission p50 / p99 ms |"
         )?;
-        writeln!(f, "|---|---|---|---|---|---|---|---|---|---|---|---|")?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|---|---|---|---|---|")?;
         for phase in &self.phases {
             let each = |amount: f64| match phase.pods {
                 0 => "–".to_owned(),
@@ -126,13 +128,14 @@ impl Display for Report {
             };
             writeln!(
                 f,
-                "| {:?} | {} | {:.2} | {:.2} | {:.2} | {} | {:.1} ({:.1}) | {:.1} | {} | {:.2} | {} | {} |",
+                "| {:?} | {} | {:.2} | {:.2} | {:.2} | {} | {} | {:.1} ({:.1}) | {:.1} | {} | {:.2} | {} | {} |",
                 phase.phase,
                 phase.pods,
                 phase.seconds,
                 phase.cpu,
                 100.0 * phase.cpu / phase.seconds,
                 each(phase.cpu * 1e3),
+                phase.cluster_cpu.map_or_else(|| "–".to_owned(), |cpu| format!("{cpu:.1}")),
                 megabytes(phase.resident),
                 megabytes(phase.anonymous),
                 megabytes(phase.peak),
