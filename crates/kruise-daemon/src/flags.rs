@@ -2,9 +2,11 @@
 
 use clap::Parser;
 
+use crate::disk::Floor;
+
 /// Pulls images, restarts containers and reports what runs on one node.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "kruise-daemon", version, disable_help_subcommand = true)]
+#[command(name = "kruise-daemon", version, disable_help_subcommand = true, args_override_self = true)]
 pub struct Flags {
     /// Address of the plain-HTTP metrics and health endpoints; "0" or empty disables them.
     #[arg(long, default_value = ":10221")]
@@ -15,6 +17,12 @@ pub struct Flags {
     /// How many images are pulled from one registry at once; 0 and less is no limit.
     #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
     pub max_pulls_per_registry: i64,
+    /// What must stay free on the disk of the images before a pull begins: a percentage, or bytes as in 10Gi; 0 is no limit.
+    #[arg(long, default_value = "5%")]
+    pub min_free_disk: Floor,
+    /// A path on the disk of the images. The agent's own root is on it, where the same runtime keeps both.
+    #[arg(long, default_value = "/")]
+    pub image_disk: std::path::PathBuf,
     /// Try without credentials when all that match were refused.
     #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub anonymous_pull_fallback: bool,
@@ -110,6 +118,7 @@ mod tests {
         assert_eq!(flags.max_workers_for_pull_image, -1);
         assert_eq!(flags.socket_file, "");
         assert_eq!(flags.host_run.to_str(), Some("/hostvarrun"));
+        assert_eq!((flags.min_free_disk, flags.image_disk.to_str()), (Floor::Percent(5), Some("/")));
         assert!(!flags.anonymous_pull_fallback);
     }
 
@@ -132,6 +141,12 @@ mod tests {
         assert_eq!((flags.verbosity, flags.max_workers_for_pull_image), (4, 2));
         assert_eq!(flags.feature_gates, ["ImagePullJobGate=true"]);
         assert_eq!(flags.plugin_bin_dir.to_str(), Some("/kruise/plugins"));
+        let twice = parse(&["--min-free-disk=1Gi", "--min-free-disk=10%"]);
+        assert_eq!(
+            twice.min_free_disk,
+            Floor::Percent(10),
+            "the last one counts, as for every Kubernetes component"
+        );
         assert_eq!(parse(&["--max-workers-for-pull-image", "-1"]).max_workers_for_pull_image, -1);
     }
 }

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use kruise_common::gates::FeatureGates;
 use kruise_daemon::cri::{call_metrics, discover};
 use kruise_daemon::flags::Flags;
-use kruise_daemon::node;
 use kruise_daemon::run::{self, Setup};
+use kruise_daemon::{disk, node};
 use kruise_runtime::client::ClientMetrics;
 use kruise_runtime::metrics::Metrics;
 use tokio::signal::unix::{SignalKind, signal};
@@ -86,7 +86,8 @@ async fn start(flags: Flags, gates: FeatureGates) -> anyhow::Result<()> {
     for runtime in runtimes.all() {
         tracing::info!(runtime = runtime.name, socket = %runtime.cri.socket().display(), "found a container runtime");
     }
-    run::run(Setup { flags, gates, runtimes, clock: Arc::new(now), metrics }, client, stop).await
+    let disk = disk::of(flags.image_disk.clone());
+    run::run(Setup { flags, gates, runtimes, disk, clock: Arc::new(now), metrics }, client, stop).await
 }
 
 async fn client(flags: &Flags, metrics: &Metrics) -> anyhow::Result<kube::Client> {

@@ -134,6 +134,12 @@ impl Reporter {
 
     /// Hash of the environment a container really has; 0 if it cannot be read.
     async fn environment(&self, cri: &Cri, id: &str, spec: &ContainerView) -> u64 {
+        let names = || spec.env_from_metadata.iter().map(|env| &*env.name);
+        // Images need not have the program, and values may have several lines; but not every runtime tells.
+        if let Ok(Some(present)) = cri.environment(id).await {
+            let value = |name| present.get(name).map(String::as_str).unwrap_or_default();
+            return env_hash(&names().map(|name| (name, value(name))).collect());
+        }
         let output = match cri.exec(id, vec!["env".to_owned()], READ_ENVIRONMENT).await {
             Ok(done) if done.exit_code == 0 => String::from_utf8_lossy(&done.stdout).into_owned(),
             Ok(done) => {
@@ -146,8 +152,7 @@ impl Reporter {
             }
         };
         let present: BTreeMap<&str, &str> = output.lines().filter_map(|line| line.split_once('=')).collect();
-        let names = spec.env_from_metadata.iter().map(|env| &*env.name);
-        env_hash(&names.map(|name| (name, present.get(name).copied().unwrap_or_default())).collect())
+        env_hash(&names().map(|name| (name, present.get(name).copied().unwrap_or_default())).collect())
     }
 
     async fn write(&self, pod: &PodView, report: &RuntimeMeta) -> anyhow::Result<()> {

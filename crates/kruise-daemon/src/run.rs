@@ -13,6 +13,7 @@ use kruise_api::keys;
 use kruise_common::gates::{FeatureGates, Gate};
 use kruise_common::key::ObjectKey;
 use kruise_common::pod_wire::PodWire;
+use kruise_runtime::client::for_controller;
 use kruise_runtime::controller::{ControllerMetrics, Requeue, run_controller};
 use kruise_runtime::events::{ApiEvents, EventRecorder};
 use kruise_runtime::metrics::Metrics;
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 use crate::credentials::node::{NodeCredentials, Places};
 use crate::credentials::plugins::Plugins;
 use crate::cri::discover::Runtimes;
+use crate::disk::Disk;
 use crate::flags::Flags;
 use crate::kill::Killer;
 use crate::pods::{NodePod, PodStore};
@@ -44,6 +46,8 @@ pub struct Setup {
     pub gates: FeatureGates,
     /// The node's container runtimes.
     pub runtimes: Runtimes,
+    /// The room that is left for images.
+    pub disk: Disk,
     /// The time.
     pub clock: Clock,
     /// Metrics of the process.
@@ -57,7 +61,7 @@ type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 /// # Errors
 /// What made it impossible to start or to go on.
 pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let Setup { flags, gates, runtimes, clock, metrics } = setup;
+    let Setup { flags, gates, runtimes, disk, clock, metrics } = setup;
     let node = flags.node_name.clone();
     if node.is_empty() {
         bail!("NODE_NAME is not set");
@@ -71,8 +75,19 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
         writer.run(api_events, events_stop).await;
         ("event writer", Ok(()))
     });
-    let mut parts =
-        Parts { flags, gates, runtimes, client, events, clock, metrics, stopped, tasks, synced: Vec::new() };
+    let mut parts = Parts {
+        flags,
+        gates,
+        runtimes,
+        disk,
+        client,
+        events,
+        clock,
+        metrics,
+        stopped,
+        tasks,
+        synced: Vec::new(),
+    };
     if gates.enabled(Gate::KruiseDaemon) {
         parts.pull_images()?;
         let pods = parts.watch_pods();
@@ -103,6 +118,7 @@ struct Parts {
     flags: Flags,
     gates: FeatureGates,
     runtimes: Runtimes,
+    disk: Disk,
     client: kube::Client,
     events: EventRecorder,
     clock: Clock,
@@ -111,6 +127,11 @@ struct Parts {
     tasks: Tasks,
     synced: Vec<Synced>,
 }
+
+/// Names of the agent's parts: sources of its events, and behind its own name in what it calls itself at the API server.
+const IMAGE_PULLER: &str = "kruise-daemon-imagepuller";
+const CONTAINER_RECREATION: &str = "kruise-daemon-crr";
+const CONTAINER_META: &str = "kruise-daemon-containermeta";
 
 /// Name of a check, and whether it is passed.
 type Synced = (&'static str, Box<dyn Fn() -> bool + Send + Sync>);
@@ -126,22 +147,24 @@ impl Parts {
     /// Follows the node's NodeImage.
     fn pull_images(&mut self) -> anyhow::Result<()> {
         let store: Store<NodeImageView> = Store::new();
+        let (client, events) = self.part(IMAGE_PULLER);
         let (of_node, per_registry) =
             (self.flags.max_workers_for_pull_image, self.flags.max_pulls_per_registry);
         let env = Env {
             cri: self.runtimes.images().context("there is no container runtime")?.clone(),
-            secrets: Arc::new(Secrets::new(self.client.clone())),
+            secrets: Arc::new(Secrets::new(client.clone())),
             node: Arc::new(NodeCredentials::new(Places::of_process(), self.plugins())),
             turns: Turns::new(of_node, per_registry),
+            disk: Arc::clone(&self.disk),
+            floor: self.flags.min_free_disk,
             clock: Arc::clone(&self.clock),
             anonymous_fallback: self.flags.anonymous_pull_fallback,
             metrics: PullMetrics::register(self.metrics.registry())?,
         };
-        let events = self.events.for_component("kruise-daemon-imagepuller");
         let node = &self.flags.node_name;
-        let puller = Puller::new(self.client.clone(), node, store.clone(), Arc::new(env), events);
+        let puller = Puller::new(client.clone(), node, store.clone(), Arc::new(env), events);
         let own = watcher::Config::default().fields(&format!("metadata.name={node}"));
-        let watched = run_watch(Api::all(self.client.clone()), NodeImageView::of, store.clone(), own);
+        let watched = run_watch(Api::all(client), NodeImageView::of, store.clone(), own);
         self.until_stop("watch of the node image", watched);
         let stop = self.stopped.clone();
         self.tasks.spawn(async move {
@@ -182,12 +205,13 @@ impl Parts {
         let requests: Store<crr::Request> = Store::new();
         let own = format!("{}={},{}=true", keys::CRR_NODE_NAME, self.flags.node_name, keys::CRR_ACTIVE);
         let own = watcher::Config::default().labels(&own);
-        let watched = run_watch(Api::all(self.client.clone()), crr::Request::of, requests.clone(), own);
+        let watched =
+            run_watch(Api::all(self.part(CONTAINER_RECREATION).0), crr::Request::of, requests.clone(), own);
         self.until_stop("watch of the container recreate requests", watched);
         let controller = Arc::new(crr::Controller {
             requests: requests.clone(),
             pods: pods.clone(),
-            killer: self.killer("kruise-daemon-crr"),
+            killer: self.killer(CONTAINER_RECREATION),
             clock: Arc::clone(&self.clock),
         });
         let (queue, counters) = self.queue("crr", RETRIES)?;
@@ -206,7 +230,7 @@ impl Parts {
         let (name, restarter) = ("runtime_container_meta", "runtime_container_meta_restarter");
         let (queue, counters) = self.queue(name, RETRIES)?;
         let (restarts, restart_counters) = self.queue(restarter, RESTARTS)?;
-        let killer = self.killer("kruise-daemon-containermeta");
+        let killer = self.killer(CONTAINER_META);
         let reporter = Arc::new(meta::Reporter { pods: pods.clone(), killer, restarts: restarts.clone() });
         reporter.wire(&queue);
         let other = Arc::clone(&reporter);
@@ -223,9 +247,14 @@ impl Parts {
         Ok(())
     }
 
-    fn killer(&self, component: &str) -> Killer {
-        let events = self.events.for_component(component);
-        Killer { client: self.client.clone(), runtimes: self.runtimes.clone(), events }
+    fn killer(&self, part: &'static str) -> Killer {
+        let (client, events) = self.part(part);
+        Killer { client, runtimes: self.runtimes.clone(), events }
+    }
+
+    /// The API server and the events, for a part of the agent that goes by its own name.
+    fn part(&self, name: &'static str) -> (kube::Client, EventRecorder) {
+        (for_controller(&self.client, name), self.events.for_component(name))
     }
 
     fn queue(&self, name: &str, limit: RateLimit) -> anyhow::Result<(WorkQueue, ControllerMetrics)> {

@@ -169,14 +169,14 @@ mod tests {
         let run = std::env::temp_dir().join(format!("kruise-sockets-{}", std::process::id()));
         fs::create_dir_all(run.join("containerd")).unwrap();
         fs::create_dir_all(run.join("crio")).unwrap();
-        for name in ["crio/crio.sock", "containerd/containerd.sock", "other.sock"] {
+        for name in ["cri-dockerd.sock", "crio/crio.sock", "containerd/containerd.sock", "other.sock"] {
             fs::write(run.join(name), "").unwrap();
         }
         let found = |named: &str| {
             let found = sockets(&run, named).into_iter();
             found.map(|path| path.strip_prefix(&run).unwrap().display().to_string()).collect::<Vec<_>>()
         };
-        assert_eq!(found(""), ["containerd/containerd.sock", "crio/crio.sock"]);
+        assert_eq!(found(""), ["containerd/containerd.sock", "crio/crio.sock", "cri-dockerd.sock"]);
         assert_eq!(found("other.sock"), ["other.sock"]);
         assert_eq!(found("/other.sock"), ["other.sock"]);
         assert_eq!(found(&run.join("other.sock").display().to_string()), ["other.sock"]);

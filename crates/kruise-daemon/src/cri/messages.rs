@@ -244,7 +244,7 @@ pub struct ContainerStatusRequest {
     /// ID.
     #[prost(string, tag = "1")]
     pub container_id: String,
-    /// With details; never asked for.
+    /// With details.
     #[prost(bool, tag = "2")]
     pub verbose: bool,
 }
@@ -283,10 +283,20 @@ pub struct ContainerStatus {
 
 /// The container asked for.
 #[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
 pub struct ContainerStatusResponse {
     /// Its state.
     #[prost(message, optional, tag = "1")]
     pub status: Option<ContainerStatus>,
+    /// Details, if they were asked for, as each runtime likes. Never printed: the environment is among them.
+    #[prost(map = "string, string", tag = "2")]
+    pub info: HashMap<String, String>,
+}
+
+impl std::fmt::Debug for ContainerStatusResponse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ContainerStatusResponse").field("status", &self.status).finish_non_exhaustive()
+    }
 }
 
 /// Stops a container.

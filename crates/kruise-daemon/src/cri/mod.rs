@@ -1,15 +1,17 @@
 //! The container runtime: a client of CRI `runtime.v1` on its Unix socket.
 
+pub mod content;
 pub mod discover;
 pub mod messages;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use prometheus::{HistogramOpts, HistogramVec, Registry};
+use serde::Deserialize;
 use tokio::net::UnixStream;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
@@ -79,6 +81,38 @@ pub struct Cri {
     seconds: HistogramVec,
 }
 
+fn path(service: &str, rpc: &str) -> Result<PathAndQuery, CriError> {
+    PathAndQuery::try_from(format!("/{service}/{rpc}"))
+        .map_err(|error| CriError::Unreachable(error.to_string()))
+}
+
+/// What containerd and CRI-O tell in detail of a container, as far as it is read: the OCI runtime's orders.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Details {
+    runtime_spec: RuntimeSpec,
+}
+
+#[derive(Deserialize)]
+struct RuntimeSpec {
+    process: Process,
+}
+
+#[derive(Deserialize)]
+struct Process {
+    env: Vec<String>,
+}
+
+fn environment(details: &str) -> Option<BTreeMap<String, String>> {
+    let details: Details = serde_json::from_str(details).ok()?;
+    let entries = details.runtime_spec.process.env.into_iter();
+    Some(
+        entries
+            .filter_map(|entry| entry.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())))
+            .collect(),
+    )
+}
+
 /// How long calls took, by name of the call.
 pub fn call_metrics(registry: &Registry) -> prometheus::Result<HistogramVec> {
     let opts = HistogramOpts::new(
@@ -126,21 +160,66 @@ impl Cri {
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
+        self.ask(&format!("runtime.v1.{service}"), rpc, tonic::Request::new(question), within).await
+    }
+
+    async fn ask<Q, A>(
+        &self,
+        service: &str,
+        rpc: &'static str,
+        question: tonic::Request<Q>,
+        within: Duration,
+    ) -> Result<A, CriError>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
         let _timer = self.seconds.with_label_values(&[rpc]).start_timer();
-        let path = PathAndQuery::try_from(format!("/runtime.v1.{service}/{rpc}"))
-            .map_err(|error| CriError::Unreachable(error.to_string()))?;
-        let mut grpc = tonic::client::Grpc::new(self.channel.clone())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
+        let path = path(service, rpc)?;
         let answer = async {
-            grpc.ready().await.map_err(|error| CriError::of(&tonic::Status::from_error(error.into())))?;
-            let codec = ProstCodec::<Q, A>::default();
-            grpc.unary(tonic::Request::new(question), path, codec)
-                .await
-                .map_err(|status| CriError::of(&status))
+            let mut grpc = self.grpc().await?;
+            let answer = grpc.unary(question, path, ProstCodec::<Q, A>::default()).await;
+            answer.map_err(|status| CriError::of(&status))
         };
         let answer = tokio::time::timeout(within, answer).await.map_err(|_| CriError::TimedOut(within))?;
         Ok(answer?.into_inner())
+    }
+
+    /// Takes in the answers to one question, for as long as the taker wants more.
+    async fn stream<Q, A>(
+        &self,
+        service: &str,
+        rpc: &'static str,
+        question: tonic::Request<Q>,
+        within: Duration,
+        mut take: impl FnMut(A) -> bool,
+    ) -> Result<(), CriError>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let _timer = self.seconds.with_label_values(&[rpc]).start_timer();
+        let path = path(service, rpc)?;
+        let answers = async {
+            let mut grpc = self.grpc().await?;
+            let answers = grpc.server_streaming(question, path, ProstCodec::<Q, A>::default()).await;
+            let mut answers = answers.map_err(|status| CriError::of(&status))?.into_inner();
+            while let Some(answer) = answers.message().await.map_err(|status| CriError::of(&status))? {
+                if !take(answer) {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(within, answers).await.map_err(|_| CriError::TimedOut(within))?
+    }
+
+    async fn grpc(&self) -> Result<tonic::client::Grpc<Channel>, CriError> {
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        grpc.ready().await.map_err(|error| CriError::of(&tonic::Status::from_error(error.into())))?;
+        Ok(grpc)
     }
 
     /// What the runtime is.
@@ -188,10 +267,18 @@ impl Cri {
     pub async fn container(&self, id: &str) -> Result<Option<m::ContainerStatus>, CriError> {
         let question = m::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         match self.call("RuntimeService", "ContainerStatus", question, QUESTION).await {
-            Ok(m::ContainerStatusResponse { status }) => Ok(status),
+            Ok(m::ContainerStatusResponse { status, .. }) => Ok(status),
             Err(CriError::Refused { code: tonic::Code::NotFound, .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The environment that a container was started with, from what the runtime tells of it; none if it does not.
+    pub async fn environment(&self, id: &str) -> Result<Option<BTreeMap<String, String>>, CriError> {
+        let question = m::ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+        let answer: m::ContainerStatusResponse =
+            self.call("RuntimeService", "ContainerStatus", question, QUESTION).await?;
+        Ok(answer.info.get("info").and_then(|details| environment(details)))
     }
 
     /// Stops a container, killing it after `grace`; returns when it has ended.

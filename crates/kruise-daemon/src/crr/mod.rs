@@ -163,13 +163,15 @@ impl Controller {
     }
 
     async fn serve(&self, request: &Request) -> anyhow::Result<Requeue> {
-        if request.phase() != Some(Phase::Recreating) {
-            let change = StatusChange { phase: Some(Phase::Recreating), ..StatusChange::default() };
-            self.write(request, change).await?;
-            // The answer is in the store, which has asked for another round.
+        let (spec, status) = (&request.object.spec, request.object.status.clone().unwrap_or_default());
+        let begins = request.phase() != Some(Phase::Recreating);
+        if begins && plan::drains(spec) {
+            // The manager takes the pod out of service once it reads this; the answer is in the store, which has asked for
+            // another round.
+            self.write(request, StatusChange { phase: Some(Phase::Recreating), ..StatusChange::default() })
+                .await?;
             return Ok(Requeue::None);
         }
-        let (spec, status) = (&request.object.spec, request.object.status.clone().unwrap_or_default());
         match plan::drain(spec, &status, (self.clock)()) {
             Ok(None) => {}
             Ok(Some(left)) => return Ok(Requeue::After(left)),
@@ -206,8 +208,8 @@ impl Controller {
                 Ok(Requeue::None)
             }
             Step::Wait(wait) => {
-                if status.container_recreate_states.as_ref() != Some(&states) {
-                    self.write(request, change_of(states)).await?;
+                if begins || status.container_recreate_states.as_ref() != Some(&states) {
+                    self.write(request, change_of(states, begins)).await?;
                 }
                 Ok(Requeue::After(wait.unwrap_or(LOOK_AGAIN)))
             }
@@ -235,9 +237,10 @@ impl Controller {
         let Some(pod) = pod else { return Ok(Requeue::After(LOOK_AGAIN)) };
         let Some(state) = states.get_mut(at) else { return Ok(Requeue::None) };
         let name = state.name.clone();
-        if state.is_killed != Some(true) {
+        let begins = request.phase() != Some(Phase::Recreating);
+        if begins || state.is_killed != Some(true) {
             state.is_killed = Some(true);
-            self.write(request, change_of(states.clone())).await?;
+            self.write(request, change_of(states.clone(), begins)).await?;
         }
         let strategy = request.object.spec.strategy.clone().unwrap_or_default();
         let grace = strategy.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
@@ -258,7 +261,7 @@ impl Controller {
         if failed && strategy.failure_policy.as_deref() != Some("Ignore") {
             self.complete(request, Some(states), None).await?;
         } else {
-            self.write(request, change_of(states)).await?;
+            self.write(request, change_of(states, false)).await?;
         }
         Ok(Requeue::None)
     }
@@ -332,8 +335,10 @@ fn stays_down(pod: &StoppablePod, container: &str, exit_code: i32) -> bool {
     }
 }
 
-fn change_of(states: Vec<State>) -> StatusChange {
-    StatusChange { container_recreate_states: Some(states), ..StatusChange::default() }
+/// The states, and with the first of them that the request is under way: later the manager may have ended it meanwhile.
+fn change_of(states: Vec<State>, begins: bool) -> StatusChange {
+    let phase = begins.then_some(Phase::Recreating);
+    StatusChange { phase, container_recreate_states: Some(states), ..StatusChange::default() }
 }
 
 /// The newest container of each name that a request is about.

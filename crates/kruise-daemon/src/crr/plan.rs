@@ -124,6 +124,11 @@ fn state(observed: &Observed<'_>, at: usize) -> Option<State> {
     Some(State { is_killed: Some(true), ..new(phase, None) })
 }
 
+/// Whether the pod is taken out of service first.
+pub(crate) fn drains(spec: &ContainerRecreateRequestSpec) -> bool {
+    spec.strategy.as_ref().is_some_and(|strategy| strategy.unready_grace_period_seconds.is_some())
+}
+
 /// How long the drain before the first kill still takes; none if it is over or not asked for, and `Err` while nobody
 /// has begun it.
 pub(crate) fn drain(

@@ -2,6 +2,7 @@
 //! has changed to the status.
 
 pub(crate) mod plan;
+mod progress;
 pub(crate) mod secrets;
 pub(crate) mod view;
 pub(crate) mod worker;

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::plan::Task;
+use super::progress::Progress;
 use super::secrets::Secrets;
 use crate::Clock;
 use crate::credentials::node::NodeCredentials;
@@ -21,6 +22,7 @@ use crate::cri::messages::{
     AuthConfig, Image, ImageSpec, PodSandboxConfig, PodSandboxMetadata, PullImageRequest,
 };
 use crate::cri::{Cri, CriError};
+use crate::disk::{Disk, Floor};
 
 /// The first pause after a failed attempt; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -38,6 +40,9 @@ pub(crate) struct Env {
     /// What the node has for every pull, tried after the Secrets.
     pub(crate) node: Arc<NodeCredentials>,
     pub(crate) turns: Turns,
+    pub(crate) disk: Disk,
+    /// What must stay free of it.
+    pub(crate) floor: Floor,
     pub(crate) clock: Clock,
     pub(crate) anonymous_fallback: bool,
     pub(crate) metrics: PullMetrics,
@@ -161,7 +166,21 @@ pub(crate) async fn run(task: Task, env: Arc<Env>, tell: impl Fn(ImageTagStatus,
     status.progress = Some(0);
     tell(status.clone(), Duration::ZERO);
     let timer = Instant::now();
-    let result = attempts(&task, &env, started).await;
+    let result = {
+        let mut progress = Progress::new(&env.cri, &task.reference);
+        let pulling = attempts(&task, &env, started);
+        tokio::pin!(pulling);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut pulling => break result,
+                percent = progress.step() => {
+                    status.progress = Some(percent);
+                    tell(status.clone(), Duration::ZERO);
+                }
+            }
+        }
+    };
     env.metrics.seconds.observe(timer.elapsed().as_secs_f64());
     let word = match result {
         Ok(Done { image_id, present }) => {
@@ -266,6 +285,7 @@ async fn attempt(task: &Task, env: &Env, timeout: Duration) -> Result<Done, Fail
     {
         return Ok(Done { image_id: image.id, present: true });
     }
+    room(env).map_err(refused)?;
     match pull(task, env, &reference, timeout, false).await {
         // Credentials may have been replaced since they were read.
         Err(Failure::Refused { auth: true, anonymous: false, .. }) => {
@@ -279,6 +299,17 @@ async fn attempt(task: &Task, env: &Env, timeout: Duration) -> Result<Done, Fail
     verify(task, &image).map_err(refused)?;
     env.metrics.bytes.inc_by(image.size);
     Ok(Done { image_id: image.id, present: false })
+}
+
+/// Whether there is room for a pull. Where that cannot be told, the runtime will.
+fn room(env: &Env) -> Result<(), String> {
+    match (env.disk)() {
+        Ok(room) => env.floor.lack(room).map_or(Ok(()), Err),
+        Err(error) => {
+            tracing::warn!(%error, "the room for images cannot be told; pulling all the same");
+            Ok(())
+        }
+    }
 }
 
 /// Pulls with each of the matching credentials until one serves; without any, anonymously.

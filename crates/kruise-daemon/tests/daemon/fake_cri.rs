@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use kruise_daemon::cri::discover::{Runtime, Runtimes};
-use kruise_daemon::cri::{Cri, call_metrics, messages as m};
+use kruise_daemon::cri::{Cri, call_metrics, content, messages as m};
 use prometheus::Registry;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
@@ -61,7 +61,25 @@ pub(crate) struct State {
     pub(crate) unstoppable: Vec<String>,
     /// Its name; empty for containerd.
     pub(crate) name: String,
+    /// Details of containers by ID, as runtimes give them when asked.
+    pub(crate) details: HashMap<String, String>,
+    /// The store of image content; only containerd has one.
+    pub(crate) content: Option<Content>,
     down: bool,
+}
+
+/// What containerd tells of image content.
+#[derive(Default)]
+pub(crate) struct Content {
+    pub(crate) ingests: Vec<content::Ingest>,
+    /// Blobs that refer to others, with their content.
+    pub(crate) manifests: Vec<(content::Blob, String)>,
+    /// Digests of the blobs that are there.
+    pub(crate) blobs: Vec<String>,
+    /// How manifests were asked for.
+    pub(crate) filters: Vec<String>,
+    /// How often it was asked what is on its way.
+    pub(crate) looks: usize,
 }
 
 /// A container runtime.
@@ -103,6 +121,12 @@ impl FakeCri {
         self.state(|state| state.down = false);
     }
 
+    /// What it calls itself, which is the scheme of its container IDs.
+    pub(crate) fn name(&self) -> String {
+        let name = self.state(|state| state.name.clone());
+        if name.is_empty() { "containerd".to_owned() } else { name }
+    }
+
     /// The runtime as the agent finds it.
     pub(crate) fn runtimes(&self) -> Runtimes {
         let fake = self.clone();
@@ -112,7 +136,7 @@ impl FakeCri {
         });
         let channel = Endpoint::from_static("http://fake").connect_with_connector_lazy(connect);
         let cri = Cri::over(channel, Path::new("/fake.sock"), call_metrics(&Registry::new()).unwrap());
-        Runtimes::of(vec![Runtime { name: "containerd".to_owned(), cri }]).unwrap()
+        Runtimes::of(vec![Runtime { name: self.name(), cri }]).unwrap()
     }
 
     /// Serves on a real socket, until it is dropped.
@@ -156,7 +180,28 @@ impl FakeCri {
                 tonic::server::Grpc::new(ProstCodec::default()).unary(service, request).await
             }};
         }
-        Ok(match request.uri().path() {
+        macro_rules! streaming {
+            ($method:ident) => {{
+                let service = tower::service_fn(move |request: tonic::Request<_>| {
+                    let fake = self.clone();
+                    async move {
+                        let answers = fake.$method(&request.into_inner())?.into_iter().map(Ok::<_, Status>);
+                        Ok(tonic::Response::new(futures::stream::iter(answers)))
+                    }
+                });
+                tonic::server::Grpc::new(ProstCodec::default()).server_streaming(service, request).await
+            }};
+        }
+        let is_ours = request.headers().get("containerd-namespace").is_some_and(|name| name == "k8s.io");
+        let path = request.uri().path().to_owned();
+        if path.starts_with("/containerd.") && (!is_ours || self.state(|state| state.content.is_none())) {
+            return Ok(Status::unimplemented(path).into_http());
+        }
+        Ok(match &*path {
+            "/containerd.services.content.v1.Content/ListStatuses" => unary!(ingests),
+            "/containerd.services.content.v1.Content/Info" => unary!(blob),
+            "/containerd.services.content.v1.Content/List" => streaming!(manifests),
+            "/containerd.services.content.v1.Content/Read" => streaming!(manifest),
             "/runtime.v1.RuntimeService/Version" => unary!(version),
             "/runtime.v1.ImageService/ImageFsInfo" => unary!(fs_info),
             "/runtime.v1.ImageService/ImageStatus" => unary!(image_status),
@@ -172,10 +217,7 @@ impl FakeCri {
     async fn version(self, _: m::VersionRequest) -> Result<m::VersionResponse, Status> {
         Ok(m::VersionResponse {
             version: "0.1.0".into(),
-            runtime_name: self.state(|state| match state.name.as_str() {
-                "" => "containerd".to_owned(),
-                name => name.to_owned(),
-            }),
+            runtime_name: self.name(),
             runtime_version: "1.6".into(),
             runtime_api_version: "v1".into(),
         })
@@ -228,6 +270,51 @@ impl FakeCri {
         result.map(|()| m::PullImageResponse { image_ref: reference })
     }
 
+    fn content<T>(&self, look: impl FnOnce(&mut Content) -> T) -> T {
+        self.state(|state| look(state.content.as_mut().unwrap()))
+    }
+
+    async fn ingests(self, _: content::ListStatusesRequest) -> Result<content::ListStatusesResponse, Status> {
+        Ok(self.content(|content| {
+            content.looks += 1;
+            content::ListStatusesResponse { statuses: content.ingests.clone() }
+        }))
+    }
+
+    async fn blob(self, question: content::InfoRequest) -> Result<content::InfoResponse, Status> {
+        let there = self.content(|content| content.blobs.contains(&question.digest));
+        let info = content::Blob { digest: question.digest, ..content::Blob::default() };
+        there
+            .then_some(content::InfoResponse { info: Some(info) })
+            .ok_or_else(|| Status::not_found("content: not found"))
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "answers that cannot fail are answers like those that can")]
+    fn manifests(
+        self,
+        question: &content::ListContentRequest,
+    ) -> Result<Vec<content::ListContentResponse>, Status> {
+        Ok(self.content(|content| {
+            content.filters.extend(question.filters.iter().cloned());
+            // One in each answer, as a store that has many.
+            let blobs = content.manifests.iter().map(|(blob, _)| blob.clone());
+            blobs.map(|blob| content::ListContentResponse { info: vec![blob] }).collect()
+        }))
+    }
+
+    fn manifest(
+        self,
+        question: &content::ReadContentRequest,
+    ) -> Result<Vec<content::ReadContentResponse>, Status> {
+        let found = self.content(|content| {
+            let mut manifests = content.manifests.iter();
+            manifests.find(|(blob, _)| blob.digest == question.digest).map(|(_, text)| text.clone())
+        });
+        let text = found.ok_or_else(|| Status::not_found("content: not found"))?;
+        let pieces = text.as_bytes().chunks(100);
+        Ok(pieces.map(|piece| content::ReadContentResponse { data: piece.to_vec() }).collect())
+    }
+
     async fn list(self, question: m::ListContainersRequest) -> Result<m::ListContainersResponse, Status> {
         let labels = question.filter.unwrap_or_default().label_selector;
         let matches = |container: &&m::Container| {
@@ -244,6 +331,8 @@ impl FakeCri {
         });
         let container = found.ok_or_else(|| Status::not_found("no such container"))?;
         let exit_code = self.state(|state| state.exit_codes.get(&container.id).copied().unwrap_or_default());
+        let details = self.state(|state| state.details.get(&container.id).cloned());
+        let details = details.filter(|_| question.verbose).map(|text| ("info".to_owned(), text));
         Ok(m::ContainerStatusResponse {
             status: Some(m::ContainerStatus {
                 id: container.id,
@@ -256,6 +345,7 @@ impl FakeCri {
                 exit_code,
                 ..m::ContainerStatus::default()
             }),
+            info: details.into_iter().collect(),
         })
     }
 

@@ -10,18 +10,21 @@
 mod fake_cri;
 
 mod pods;
+mod progressing;
 mod pulling;
 mod recreating;
 mod reporting;
+mod runtimes;
 mod starting;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
 use k8s_openapi::api::core::v1::Event;
 use kruise_api::nodeimage::{ImageTagStatus, NodeImage};
 use kruise_common::gates::FeatureGates;
+use kruise_daemon::disk::{Disk, Room};
 use kruise_daemon::flags::Flags;
 use kruise_daemon::run::{self, Setup};
 use kruise_runtime::metrics::Metrics;
@@ -36,12 +39,18 @@ use fake_cri::FakeCri;
 
 pub(crate) const NODE: &str = "node1";
 
+fn plenty() -> Arc<Mutex<Room>> {
+    Arc::new(Mutex::new(Room { free: 50 << 30, size: 100 << 30 }))
+}
+
 /// An API server, a container runtime and an agent that can be started and killed.
 pub(crate) struct World {
     pub(crate) server: Server,
     pub(crate) cri: FakeCri,
     pub(crate) client: kube::Client,
     clock: kruise_daemon::Clock,
+    /// The room for images.
+    pub(crate) room: Arc<Mutex<Room>>,
     agent: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
@@ -54,21 +63,24 @@ impl World {
         for definition in kruise_api::crd::all() {
             definitions.create(&PostParams::default(), &definition).await.unwrap();
         }
-        Self { server, cri: FakeCri::default(), client, clock, agent: None }
+        Self { server, cri: FakeCri::default(), client, clock, room: plenty(), agent: None }
     }
 
     /// Starts the agent with flags; one that runs is killed first.
     pub(crate) fn start(&mut self, flags: &[&str]) {
         self.kill();
-        let line = ["kruise-daemon", "--addr=0"].into_iter().chain(flags.iter().copied());
+        let line = ["kruise-daemon"].into_iter().chain(flags.iter().copied());
+        let line =
+            line.chain(Some("--addr=0").filter(|_| !flags.iter().any(|flag| flag.starts_with("--addr"))));
         let own = ["--node-name", NODE];
         let named = flags.iter().any(|flag| flag.starts_with("--node-name"));
         let line = line.chain(own.into_iter().filter(|_| !named));
         let flags = Flags::try_parse_from(line).unwrap();
         let gates = FeatureGates::defaults();
         let metrics = Metrics::new("0", "test", gates).unwrap();
-        let setup =
-            Setup { flags, gates, runtimes: self.cri.runtimes(), clock: Arc::clone(&self.clock), metrics };
+        let (room, runtimes) = (Arc::clone(&self.room), self.cri.runtimes());
+        let disk: Disk = Arc::new(move || Ok(*room.lock().unwrap()));
+        let setup = Setup { flags, gates, runtimes, disk, clock: Arc::clone(&self.clock), metrics };
         let client = self.server.client_as("daemon");
         self.agent = Some(tokio::spawn(run::run(setup, client, std::future::pending())));
     }

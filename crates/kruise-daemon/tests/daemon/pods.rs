@@ -61,7 +61,7 @@ impl World {
             .iter()
             .map(|(name, count, ready)| {
                 json!({"name": name, "image": "demo:1", "imageID": "x", "ready": ready,
-                    "restartCount": count, "containerID": format!("containerd://{name}{count}")})
+                    "restartCount": count, "containerID": format!("{}://{name}{count}", self.cri.name())})
             })
             .collect();
         let status =

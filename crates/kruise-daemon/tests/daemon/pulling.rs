@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kruise_api::nodeimage::ImagePullPhase;
+use kruise_daemon::disk::Room;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -346,12 +347,70 @@ async fn names_that_are_none_fail_with_their_reason_and_hide_no_others() {
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_is_told_in_the_status() {
     let mut world = World::new().await;
-    world.cri.behave("docker.io/library/nginx:1", &[refused("write /var/lib/x: no space left on device")]);
+    let full = refused("failed to copy: write /var/lib/x: no space left on device");
+    world.cri.behave("docker.io/library/nginx:1", std::slice::from_ref(&full));
+    world.cri.behave("docker.io/library/nginx:2", &[full, Pull::Succeeds(Duration::ZERO)]);
     world.start(&[]);
-    world.create_node_image(json!({"nginx": {"tags": [tag("1")]}})).await;
-    assert!(world.ended("nginx", "1").await.message.unwrap().contains("no space left on device"));
+    let twice = with(tag("2"), &json!({"pullPolicy": {"backoffLimit": 1, "ttlSecondsAfterFinished": 300}}));
+    world.create_node_image(json!({"nginx": {"tags": [tag("1"), twice]}})).await;
+    let message = "Failed to pull image reference \"nginx:1\": rpc error: code = Unknown desc = failed to copy: \
+        write /var/lib/x: no space left on device";
+    assert_eq!(world.ended("nginx", "1").await.message.as_deref(), Some(message));
+    assert_eq!(world.ended("nginx", "2").await.phase, ImagePullPhase::Succeeded, "room was made meanwhile");
     world.patch_node_image(json!({"busybox": {"tags": [tag("1")]}})).await;
     assert_eq!(world.ended("busybox", "1").await.phase, ImagePullPhase::Succeeded);
+}
+
+fn room(world: &World, free_percent: u64) {
+    *world.room.lock().unwrap() = Room { free: free_percent << 30, size: 100 << 30 };
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_nearly_full_gets_no_more_images_and_the_status_tells_why() {
+    let mut world = World::new().await;
+    world.cri.add_image("docker.io/library/busybox:1");
+    world.start(&[]);
+    room(&world, 4);
+    let present = with(tag("1"), &json!({"imagePullPolicy": "IfNotPresent"}));
+    world.create_node_image(json!({"nginx": {"tags": [tag("1")]}, "busybox": {"tags": [present]}})).await;
+    let status = world.ended("nginx", "1").await;
+    assert_eq!(status.phase, ImagePullPhase::Failed);
+    assert_eq!(
+        status.message.as_deref(),
+        Some(
+            "Failed to pull image reference \"nginx:1\": the disk of the images has 4Gi of 100Gi left, \
+             and 5% must stay free"
+        )
+    );
+    assert_eq!(world.ended("busybox", "1").await.phase, ImagePullPhase::Succeeded, "it is there");
+    assert_eq!(world.cri.pulled().len(), 0);
+    room(&world, 5);
+    world.patch_node_image(json!({"nginx": {"tags": [with(tag("1"), &json!({"version": 1}))]}})).await;
+    world
+        .until("it is pulled", async || {
+            world
+                .tag("nginx", "1")
+                .await
+                .is_some_and(|s| s.version == 1 && s.phase == ImagePullPhase::Succeeded)
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_that_is_made_between_two_attempts_is_used_and_the_floor_can_be_set() {
+    let mut world = World::new().await;
+    room(&world, 20);
+    world.start(&["--min-free-disk=30Gi"]);
+    let patient = json!({"pullPolicy": {"backoffLimit": 5, "ttlSecondsAfterFinished": 300}});
+    world.create_node_image(json!({"nginx": {"tags": [with(tag("1"), &patient)]}})).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.cri.pulled().len(), 0);
+    room(&world, 30);
+    assert_eq!(world.ended("nginx", "1").await.phase, ImagePullPhase::Succeeded);
+    room(&world, 0);
+    world.start(&["--min-free-disk=0"]);
+    world.patch_node_image(json!({"nginx": {"tags": [tag("2")]}})).await;
+    assert_eq!(world.ended("nginx", "2").await.phase, ImagePullPhase::Succeeded);
 }
 
 async fn secret(world: &World, name: &str, auths: Value) {

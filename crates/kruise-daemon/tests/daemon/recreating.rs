@@ -17,12 +17,12 @@ fn requests(world: &World) -> Api<ContainerRecreateRequest> {
 }
 
 /// Creates a request as the webhook completes it.
-async fn request(world: &World, name: &str, uid: &str, containers: &[&str], strategy: Value) {
+pub(crate) async fn request(world: &World, name: &str, uid: &str, containers: &[&str], strategy: Value) {
     let containers: Vec<Value> = containers
         .iter()
         .map(|name| {
             json!({"name": name,
-                "statusContext": {"containerID": format!("containerd://{name}0"), "restartCount": 0}})
+                "statusContext": {"containerID": format!("{}://{name}0", world.cri.name()), "restartCount": 0}})
         })
         .collect();
     let object = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "ContainerRecreateRequest",
@@ -34,7 +34,7 @@ async fn request(world: &World, name: &str, uid: &str, containers: &[&str], stra
 }
 
 /// Phase of the request and of its containers.
-async fn phases(world: &World, name: &str) -> (Option<Phase>, Vec<Phase>) {
+pub(crate) async fn phases(world: &World, name: &str) -> (Option<Phase>, Vec<Phase>) {
     let status = requests(world).get(name).await.unwrap().status.unwrap_or_default();
     let states = status.container_recreate_states.unwrap_or_default();
     (status.phase, states.into_iter().map(|state| state.phase).collect())
@@ -75,6 +75,22 @@ async fn both_containers_are_stopped_and_the_request_ends_when_their_successors_
             "Stopping container b by ContainerRecreateRequest r"
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_restart_of_one_container_costs_three_writes_and_an_event() {
+    let mut world = World::new().await;
+    let uid = world.create_pod("web", &["a"], json!({})).await;
+    world.start(&[]);
+    request(&world, "r", &uid, &["a"], json!({})).await;
+    world.until("it is stopped", async || stops(&world).len() == 1).await;
+    world.add_container(&uid, "web", "a", 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.publish("web", &[("a", 1, true)]).await;
+    world.until("it ends", async || phases(&world, "r").await.0 == Some(Phase::Completed)).await;
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    // What will be stopped, that it has been, and the end.
+    assert_eq!(world.server.writes(Some("daemon")), 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use crate::World;
 
 const META: &str = "apps.kruise.io/runtime-containers-meta";
 
-fn owned() -> Value {
+pub(crate) fn owned() -> Value {
     json!({"metadata": {"labels": {"v": "one"}, "ownerReferences": [{"apiVersion": "apps.kruise.io/v1beta1",
         "kind": "CloneSet", "name": "s", "uid": "u", "controller": true}]},
         "spec": {"containers": [
@@ -19,7 +19,7 @@ fn owned() -> Value {
             {"name": "b", "image": "demo:1"}]}})
 }
 
-async fn report(world: &World) -> Option<Value> {
+pub(crate) async fn report(world: &World) -> Option<Value> {
     let pod = world.pods().get("web").await.unwrap();
     let text = pod.metadata.annotations?.remove(META)?;
     Some(serde_json::from_str(&text).unwrap())
@@ -30,7 +30,7 @@ fn environment(world: &World, id: &str, text: &str) {
     world.cri.state(|state| state.outputs.insert(id.to_owned(), output));
 }
 
-async fn touch(world: &World, metadata: Value) {
+pub(crate) async fn touch(world: &World, metadata: Value) {
     let patch = Patch::Merge(json!({ "metadata": metadata }));
     world.pods().patch("web", &PatchParams::default(), &patch).await.unwrap();
 }

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kruise_daemon::cri::{call_metrics, discover};
 use kruise_daemon::node;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use prometheus::Registry;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::fake_cri::FakeCri;
 use crate::{NODE, World};
@@ -93,6 +96,59 @@ async fn without_a_runtime_the_agent_gives_up_after_a_minute_and_says_why() {
     fs::remove_dir_all(&run).unwrap();
 }
 
+/// Status line and body of an answer of the agent.
+async fn ask(address: &str, path: &str) -> Option<(String, String)> {
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let question = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(question.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    Some((head.lines().next().unwrap().to_owned(), body.to_owned()))
+}
+
+#[tokio::test]
+async fn the_agent_is_alive_once_it_watches_and_ready_while_its_runtime_answers() {
+    let mut world = World::new().await;
+    let definitions = Api::<CustomResourceDefinition>::all(world.client.clone());
+    let name = "nodeimages.apps.kruise.io";
+    let definition = definitions.get(name).await.unwrap();
+    definitions.delete(name, &DeleteParams::default()).await.unwrap();
+    // Free a moment ago.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    world.start(&[&format!("--addr={address}")]);
+    let answers = async |path: &str, status: &str, text: &str| {
+        world
+            .until(&format!("{path} answers {status} {text}"), async || {
+                let answer = ask(&address, path).await;
+                answer.is_some_and(|(line, body)| line.contains(status) && body == text)
+            })
+            .await;
+    };
+    let waiting = "check nodeImageInformerSynced failed, err: not synced";
+    answers("/healthz", "500", waiting).await;
+    answers("/readyz", "500", waiting).await;
+    let spec = definition.spec;
+    let definition = CustomResourceDefinition {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        spec,
+        status: None,
+    };
+    definitions.create(&PostParams::default(), &definition).await.unwrap();
+    answers("/healthz", "200", "ok").await;
+    answers("/readyz", "200", "ok").await;
+    world.cri.stop();
+    world
+        .until("it is not ready", async || {
+            let answer = ask(&address, "/readyz").await;
+            answer.is_some_and(|(line, body)| {
+                line.contains("500") && body.starts_with("check containerd failed")
+            })
+        })
+        .await;
+    answers("/healthz", "200", "ok").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_agent_ends_with_its_reason_when_it_does_not_know_its_node() {
     let mut world = World::new().await;
@@ -108,7 +164,7 @@ async fn a_node_image_that_comes_and_goes_and_comes_again_is_followed() {
     let images = json!({"nginx": {"tags": [{"tag": "1", "pullPolicy": {"backoffLimit": 0}}]}});
     world.create_node_image(images.clone()).await;
     world.ended("nginx", "1").await;
-    world.node_images().delete(crate::NODE, &kube::api::DeleteParams::default()).await.unwrap();
+    world.node_images().delete(crate::NODE, &DeleteParams::default()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
     world.create_node_image(images).await;
     world.ended("nginx", "1").await;
