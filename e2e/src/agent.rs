@@ -1,17 +1,19 @@
 //! The node agents, as far as specs about others meet them: they write to pods as well.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::manager::seen;
 use crate::{Place, PodView as _, SOON};
 
+const AGENTS: &str = "daemonset/kruise-daemon";
 const REPORT: &str = "apps.kruise.io/runtime-containers-meta";
 
 /// Waits until the node agents, where there are any, have said all they have to say about the pods of a place: from then
@@ -28,6 +30,38 @@ pub async fn agents_have_reported(place: &Place) -> Result<()> {
         Ok(Some(()))
     })
     .await
+}
+
+/// Puts the agents back as they were, and waits until they run.
+#[must_use = "the agents are as they were once this is dropped"]
+pub struct AgentsBack {
+    patch: String,
+}
+
+impl Drop for AgentsBack {
+    /// A child process, because the runtime of a failed spec no longer runs tasks.
+    fn drop(&mut self) {
+        let _ = kubectl(&["patch", AGENTS, "--type=json", "--patch", &self.patch]);
+        let _ = kubectl(&["rollout", "status", AGENTS, "--timeout=90s"]);
+    }
+}
+
+fn kubectl(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("kubectl").args(["--namespace", "kruise-system"]).args(arguments).output()?;
+    ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Gives the agents of all nodes one more argument, until the answer is dropped.
+pub fn agents_with_argument(argument: &str) -> Result<AgentsBack> {
+    let path = "/spec/template/spec/containers/0/args";
+    let old = kubectl(&["get", AGENTS, "-o", "jsonpath={.spec.template.spec.containers[0].args}"])?;
+    let old: Value = serde_json::from_str(&old)?;
+    let back = AgentsBack { patch: json!([{"op": "replace", "path": path, "value": old}]).to_string() };
+    let more = json!([{"op": "add", "path": format!("{path}/-"), "value": argument}]);
+    kubectl(&["patch", AGENTS, "--type=json", "--patch", &more.to_string()])?;
+    kubectl(&["rollout", "status", AGENTS, "--timeout=90s"])?;
+    Ok(back)
 }
 
 /// The containers of a pod that run, by their identity.

@@ -8,7 +8,7 @@ use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
-use crate::manager::{cluster_output, seen};
+use crate::manager::{cluster, cluster_output, script, seen};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -88,6 +88,26 @@ impl NodeImages {
             format!("involvedObject.kind=NodeImage,involvedObject.name={},reason={reason}", self.node);
         let events = events.list(&ListParams::default().fields(&about)).await?;
         Ok(events.items.into_iter().filter_map(|event| event.message).collect())
+    }
+}
+
+/// A node whose runtime has next to no disk for what it pulls. Has its own disk again once this is dropped.
+pub struct FullDisk {
+    node: String,
+}
+
+impl FullDisk {
+    /// Takes a node's disk away.
+    pub async fn of(node: &str) -> Result<Self> {
+        cluster(&["fill-disk", node]).await?;
+        Ok(Self { node: node.to_owned() })
+    }
+}
+
+impl Drop for FullDisk {
+    /// A child process, because the runtime of a failed spec no longer runs tasks.
+    fn drop(&mut self) {
+        let _ = std::process::Command::new(script()).args(["empty-disk", &self.node]).status();
     }
 }
 

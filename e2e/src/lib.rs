@@ -26,8 +26,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::Instant;
 
-pub use agent::agents_have_reported;
-pub use images::{NodeImages, entry, hurried_entry, kind};
+pub use agent::{AgentsBack, agents_have_reported, agents_with_argument};
+pub use images::{FullDisk, NodeImages, entry, hurried_entry, kind};
 pub use manager::{Manager, PutBack, cluster, cluster_output, seen};
 pub use registries::{BrokenRegistry, Defect, SlowRegistry};
 pub use venue::Venue;

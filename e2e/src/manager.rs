@@ -1,6 +1,6 @@
 //! The manager as the specs handle it: its metrics, its Deployment, and the machine below it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -41,6 +41,11 @@ pub async fn seen<T>(
     }
 }
 
+/// Where `e2e/cluster/cluster` is.
+pub(crate) fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster")
+}
+
 /// Runs a verb of `e2e/cluster/cluster`: for what no API can do to a cluster.
 pub async fn cluster(arguments: &[&str]) -> Result<()> {
     cluster_output(arguments).await.map(drop)
@@ -48,8 +53,7 @@ pub async fn cluster(arguments: &[&str]) -> Result<()> {
 
 /// Runs a verb of `e2e/cluster/cluster` and answers what it prints.
 pub async fn cluster_output(arguments: &[&str]) -> Result<String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster");
-    let output = Command::new(script).args(arguments).output().await?;
+    let output = Command::new(script()).args(arguments).output().await?;
     ensure!(output.status.success(), "cluster {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
 }

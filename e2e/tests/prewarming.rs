@@ -7,10 +7,13 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Event, Pod, Secret, ServiceAccount};
 use kruise_e2e::{
-    Manager, NodeImages, PodView as _, SOON, SlowRegistry, Venue, clone_set, cluster, entry, kind, merged,
-    seen, with_image,
+    FullDisk, Manager, NodeImages, PodView as _, SOON, SlowRegistry, Venue, agents_with_argument, clone_set,
+    cluster, entry, kind, merged, seen, with_image,
 };
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, GetParams, ListParams, LogParams, Patch, PatchParams, PostParams,
+};
+use kube::core::Request;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::sync::Mutex;
@@ -91,6 +94,113 @@ async fn an_agent_killed_in_the_middle_of_a_pull_goes_on_with_it() -> Result<()>
     ensure!(images.is_there(&format!("{image}:1")).await?, "the runtime does not have the image");
     let after = agent_of(&images).await?;
     ensure!(after.uid() == agent.uid() && after.restarts() > agent.restarts(), "the agent was not killed");
+    images.forget(&image).await
+}
+
+/// The state of an image's first tag, while it is at the second wish of that tag and has ended.
+async fn ended_again(images: &NodeImages, image: &str) -> Result<Value> {
+    seen(&format!("the second pull of {image} ends"), MINUTE, async || {
+        let state = images.ended(image).await?;
+        Ok((state.get("version") == Some(&json!(1))).then_some(state))
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn a_full_disk_is_told_and_leaves_the_agent_as_it_is() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let images = NodeImages::of_first_node().await?;
+    let agent = agent_of(&images).await?;
+    let name = unique("large");
+    cluster(&["demo-image", "1", &name, "16"]).await?;
+    let image = format!("kruise.test/{name}");
+    let disk = FullDisk::of(&images.node).await?;
+    images.ask(&image, "1", 1).await?;
+    let state = images.ended(&image).await?;
+    ensure!(text(&state, "phase") == "Failed", "{state}");
+    let message = text(&state, "message");
+    let begin = format!("Failed to pull image reference \"{image}:1\": rpc error: ");
+    ensure!(message.starts_with(&begin) && message.contains("no space left on device"), "{message}");
+    seen("the failure is told", SOON, async || {
+        let events = images.events("PullImageFailed").await?;
+        Ok(events.iter().any(|told| told.starts_with(&format!("Image {image}:1 Failed"))).then_some(()))
+    })
+    .await?;
+    drop(disk);
+    images.patch(&image, json!({"tags": [entry("1", 0, 1)]})).await?;
+    let state = ended_again(&images, &image).await?;
+    ensure!(text(&state, "phase") == "Succeeded", "with room again: {state}");
+    ensure!(images.is_there(&format!("{image}:1")).await?, "the runtime does not have the image");
+    let after = agent_of(&images).await?;
+    ensure!(after.uid() == agent.uid() && after.restarts() == agent.restarts(), "the agent ended");
+    ensure!(after.available(), "the agent is not ready");
+    images.forget(&image).await
+}
+
+/// Gibibytes of the file system that the runtime of a node keeps its images on.
+async fn disk_size(node: &str) -> Result<f64> {
+    let kubeconfig = std::env::var("KUBECONFIG").context("no cluster: set KUBECONFIG")?;
+    let cluster = std::path::Path::new(&kubeconfig).parent().context("KUBECONFIG is no file of a cluster")?;
+    let images = cluster.join("var").join(node.replace("node", "n")).join("containerd");
+    let output = Command::new("df").args(["--block-size=1", "--output=size"]).arg(&images).output().await?;
+    let told = String::from_utf8(output.stdout)?;
+    let bytes = told.lines().last().unwrap_or_default().trim().parse::<f64>();
+    Ok(bytes.with_context(|| format!("df of {}: {told}", images.display()))? / f64::from(1 << 30))
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn below_its_floor_of_free_disk_an_agent_pulls_nothing_and_says_so() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let images = NodeImages::of_first_node().await?;
+    let name = unique("floor");
+    cluster(&["demo-image", "1", &name]).await?;
+    let image = format!("kruise.test/{name}");
+    let back = agents_with_argument("--min-free-disk=99%")?;
+    images.ask(&image, "1", 0).await?;
+    let state = images.ended(&image).await?;
+    let message = text(&state, "message");
+    ensure!(text(&state, "phase") == "Failed", "{state}");
+    ensure!(message.ends_with(" left, and 99% must stay free"), "{message}");
+    // In its container, the agent sees the disk of the images.
+    let told = message.split_once("Gi left").and_then(|(before, _)| before.rsplit_once(' '));
+    let told: f64 = told.context("no size is told")?.1.parse()?;
+    let size = disk_size(&images.node).await?;
+    ensure!((told - size).abs() <= 0.1, "the agent sees a disk of {told}Gi, and it has {size}");
+    ensure!(!images.is_there(&format!("{image}:1")).await?, "it was pulled all the same");
+    drop(back);
+    images.patch(&image, json!({"tags": [entry("1", 0, 1)]})).await?;
+    let state = ended_again(&images, &image).await?;
+    ensure!(text(&state, "phase") == "Succeeded", "{state}");
+    images.forget(&image).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: see e2e/cluster"]
+async fn the_progress_of_a_pull_grows_while_it_runs() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let images = NodeImages::of_first_node().await?;
+    let slow = SlowRegistry::start(MEBIBYTE).await?;
+    let name = unique("progress");
+    cluster(&["demo-image", "1", &name, "16"]).await?;
+    let image = format!("{}/{name}", slow.name());
+    images.ask(&image, "1", 0).await?;
+    let mut told = Vec::new();
+    seen("the pull ends", MINUTE, async || {
+        let object = images.api.get(&images.node).await?;
+        let states = object.data.pointer("/status/imageStatuses").cloned().unwrap_or_default();
+        let state =
+            states.get(&image).and_then(|image| image.pointer("/tags/0")).cloned().unwrap_or_default();
+        told.extend(state.get("progress").and_then(Value::as_i64));
+        Ok(state.get("completionTime").map(drop))
+    })
+    .await?;
+    told.dedup();
+    ensure!(told.is_sorted() && told.last() == Some(&100), "{told:?}");
+    ensure!(told.iter().filter(|percent| (10..=90).contains(*percent)).count() >= 3, "{told:?}");
+    ensure!(told.len() <= 11, "more writes than steps: {told:?}");
+    println!("progress of a pull that took 16 s: {told:?}");
     images.forget(&image).await
 }
 
@@ -326,5 +436,19 @@ async fn agents_write_under_their_own_name() -> Result<()> {
     let of_status = managers.iter().filter(|entry| entry.subresource.as_deref() == Some("status"));
     let names: Vec<_> = of_status.filter_map(|entry| entry.manager.as_deref()).collect();
     ensure!(names.contains(&"kruise-daemon"), "the status was written by {names:?}");
+    // What its requests call themselves is also what it counts them by.
+    let agent = agent_of(&images).await?;
+    let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{}:10221/proxy", agent.name());
+    let request = Request::new(path).get("metrics", &GetParams::default())?;
+    let metrics = images.client.request_text(request).await?;
+    for (part, verb, resource) in [
+        ("kruise-daemon-imagepuller", "patch", "nodeimages/status"),
+        ("kruise-daemon-crr", "watch", "containerrecreaterequests"),
+    ] {
+        let series = format!(
+            "kruise_api_requests_total{{controller=\"{part}\",resource=\"{resource}\",verb=\"{verb}\"}}"
+        );
+        ensure!(metrics.contains(&series), "{series} is not among its metrics");
+    }
     images.forget(&image).await
 }
