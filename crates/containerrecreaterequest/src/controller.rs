@@ -1,7 +1,7 @@
 //! One round of one request, and what wakes it.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -18,7 +18,7 @@ use kruise_common::readiness;
 use kruise_runtime::controller::Requeue;
 use kruise_runtime::events::{EventRecorder, about};
 use kruise_runtime::queue::WorkQueue;
-use kruise_runtime::store::{Change, Store};
+use kruise_runtime::store::{Change, Store, View as _};
 use kruise_runtime::view;
 use kruise_runtime::views::identity;
 use kruise_runtime::writes::{Error, failure, is_code, only, settled};
@@ -47,6 +47,29 @@ pub struct RequestView {
 }
 
 impl RequestView {
+    fn phase(&self) -> Option<Phase> {
+        self.object.status.as_ref().and_then(|status| status.phase)
+    }
+
+    fn is_open(&self) -> bool {
+        let ended = self.object.status.as_ref().is_some_and(|status| status.completion_time.is_some());
+        self.object.metadata.deletion_timestamp.is_none() && !ended
+    }
+
+    /// Whether agents serve this request of a pod before the other: one that is under way, then the oldest that they know.
+    fn comes_before(&self, other: &Self) -> bool {
+        let rank = |request: &Self| {
+            let created = request.object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            let phase = match request.phase() {
+                Some(Phase::Recreating) => 0,
+                Some(Phase::Pending) => 1,
+                _ => 2,
+            };
+            (phase, created, request.key.clone())
+        };
+        self.is_open() && rank(self) < rank(other)
+    }
+
     /// The view of an object from the API server; `None` if it has no name or identity.
     pub fn of(mut object: ContainerRecreateRequest) -> Option<Self> {
         object.metadata.managed_fields = None;
@@ -69,6 +92,8 @@ pub struct Context {
     pub requests: Store<RequestView>,
     /// The pods.
     pub pods: Store<PodView>,
+    /// Since when requests are the first of their pod. A manager that starts anew is patient anew.
+    pub first: Mutex<HashMap<Uid, Timestamp>>,
     /// Counters.
     pub metrics: RequestMetrics,
     /// Tells users.
@@ -77,9 +102,25 @@ pub struct Context {
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
+impl Context {
+    /// Since when this request is the first of its pod and waits; `None` if it is not, or does not.
+    fn first_since(&self, request: &RequestView, now: Timestamp) -> Option<Timestamp> {
+        let pods = request.owners();
+        let mut others = pods.iter().flat_map(|pod| self.requests.owned_by(pod));
+        let waits = request.is_open() && request.phase() == Some(Phase::Pending);
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits && !others.any(|other| other.uid != request.uid && other.comes_before(request)) {
+            return Some(*first.entry(request.uid.clone()).or_insert(now));
+        }
+        first.remove(&request.uid);
+        None
+    }
+}
+
 /// Wakes requests when something of theirs changes.
 pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
     let (waker, metrics, events) = (queue.clone(), context.metrics.clone(), context.events.clone());
+    let (requests, follower) = (context.requests.clone(), Arc::clone(context));
     context.requests.subscribe(Box::new(move |change: &Change<RequestView>| {
         if let (Some(old), Some(new)) = (&change.old, &change.new) {
             metrics.changed(&old.object, &new.object);
@@ -89,6 +130,16 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
         }
         if let Some(request) = &change.new {
             waker.add(request.key.clone());
+        }
+        // Those behind one that is over wait for the agent now.
+        if let Some(old) = change.old.as_ref().filter(|old| old.is_open())
+            && change.new.as_ref().is_none_or(|new| !new.is_open())
+        {
+            let pods = old.owners();
+            for next in pods.iter().flat_map(|pod| requests.owned_by(pod)) {
+                waker.add(next.key.clone());
+            }
+            follower.first.lock().unwrap_or_else(PoisonError::into_inner).remove(&old.uid);
         }
     }));
     let (waker, requests) = (queue.clone(), context.requests.clone());
@@ -122,8 +173,13 @@ async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
         context.pods.get(&ObjectKey::new(Arc::clone(&key.namespace), request.object.spec.pod_name.as_str()));
     let held_by = key.to_string();
     let now = (context.clock)();
-    let Plan { action, wake_in } =
-        plan(&Seen { request: &request.object, pod: pod.as_deref(), key: &held_by, now });
+    let Plan { action, wake_in } = plan(&Seen {
+        request: &request.object,
+        pod: pod.as_deref(),
+        first_since: context.first_since(&request, now),
+        key: &held_by,
+        now,
+    });
     if let Some(action) = action {
         carry_out(&request, pod.as_deref(), action, now, context).await?;
     }

@@ -10,7 +10,7 @@ use kruise_api::keys;
 use kruise_common::pod::PodView;
 use kruise_common::readiness::{self, KRUISE_POD_READY};
 
-/// Seconds after which a request that no agent has looked at is given up.
+/// Seconds after which a request that no agent has looked at, or gone on with when it was its turn, is given up.
 const PATIENCE_SECONDS: i64 = 60;
 
 /// Changes of pods wake a request; this is for those that get lost.
@@ -22,6 +22,8 @@ pub struct Seen<'a> {
     pub request: &'a ContainerRecreateRequest,
     /// The pod of that name, whatever its identity; `None` if there is none.
     pub pod: Option<&'a PodView>,
+    /// Since when no other request of the pod comes before this one; `None` while one does.
+    pub first_since: Option<Timestamp>,
     /// What the pod's readiness is held by.
     pub key: &'a str,
     /// The time.
@@ -92,8 +94,13 @@ pub fn plan(seen: &Seen<'_>) -> Plan {
 
     let created = meta.creation_timestamp.as_ref().map_or(seen.now, |time| time.0);
     let mut waits = Vec::new();
-    if status.phase.is_none() {
-        waits.push((until(created, PATIENCE_SECONDS, seen.now), "daemon has not responded for a long time"));
+    let silent_since = match status.phase {
+        None => Some(created),
+        Some(Phase::Pending) => seen.first_since,
+        Some(_) => None,
+    };
+    if let Some(since) = silent_since {
+        waits.push((until(since, PATIENCE_SECONDS, seen.now), "daemon has not responded for a long time"));
     }
     if let Some(deadline) = seen.request.spec.active_deadline_seconds {
         waits.push((until(created, deadline, seen.now), "recreating has exceeded the activeDeadlineSeconds"));
@@ -208,8 +215,18 @@ mod tests {
         PodView::from(wire)
     }
 
+    fn planned_since(
+        request: &ContainerRecreateRequest,
+        pod: Option<&PodView>,
+        first_since: Option<i64>,
+        second: i64,
+    ) -> Plan {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        plan(&Seen { request, pod, first_since: first_since.map(at), key: "shop/r", now: at(second) })
+    }
+
     fn planned(request: &ContainerRecreateRequest, pod: Option<&PodView>, second: i64) -> Plan {
-        plan(&Seen { request, pod, key: "shop/r", now: Timestamp::from_second(second).unwrap() })
+        planned_since(request, pod, None, second)
     }
 
     fn complete(message: &'static str) -> Plan {
@@ -238,6 +255,21 @@ mod tests {
             planned(&pending, Some(&pod), 90),
             complete("recreating has exceeded the activeDeadlineSeconds")
         );
+    }
+
+    #[test]
+    fn a_request_whose_turn_it_is_and_that_no_agent_goes_on_with_ends_after_a_minute() {
+        let pod = pod("p", false, "x://1", true);
+        let pending = request(json!({}), json!({}), json!({"phase": "Pending"}));
+        assert_eq!(planned_since(&pending, Some(&pod), None, 900), Plan::default(), "another one is served");
+        let wait = planned_since(&pending, Some(&pod), Some(900), 910);
+        assert_eq!(wait, Plan { action: None, wake_in: Some(Duration::from_secs(50)) });
+        assert_eq!(
+            planned_since(&pending, Some(&pod), Some(900), 960),
+            complete("daemon has not responded for a long time")
+        );
+        let going = request(json!({}), json!({}), json!({"phase": "Recreating"}));
+        assert_eq!(planned_since(&going, Some(&pod), Some(900), 990).action, None, "it may take long");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kruise_api::containerrecreaterequest::{
     ContainerRecreateRequest, ContainerRecreateRequestPhase as Phase,
 };
@@ -181,6 +182,32 @@ async fn a_request_ends_with_its_pod_or_at_its_deadline_and_agents_are_told_of_n
     let _answer = world.pods.delete("web", &DeleteParams::default()).await.unwrap();
     until("it ends with its pod", async || world.ended().await.is_some()).await;
     assert_eq!(world.ended().await.as_deref(), Some("pod has gone"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_its_agent_took_in_and_forgot_ends_a_minute_after_it_is_its_turn() {
+    let world = World::new().await;
+    world.request(json!({})).await;
+    let mut behind = world.now().await.unwrap();
+    behind.metadata = ObjectMeta { name: Some("behind".to_owned()), ..ObjectMeta::default() };
+    behind.status = None;
+    behind.spec.strategy = None;
+    for container in &mut behind.spec.containers {
+        container.status_context = None;
+    }
+    world.requests.create(&PostParams::default(), &behind).await.unwrap();
+    world.report(json!({"phase": "Recreating"})).await;
+    let pending = Patch::Merge(json!({"status": {"phase": "Pending"}}));
+    world.requests.patch_status("behind", &PatchParams::default(), &pending).await.unwrap();
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    let phase = async || world.requests.get("behind").await.unwrap().status.unwrap().phase;
+    assert_eq!(phase().await, Some(Phase::Pending), "the other one is served");
+    let _answer = world.requests.delete("r", &DeleteParams::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert_eq!(phase().await, Some(Phase::Pending), "its agent has a minute");
+    until("it ends", async || phase().await == Some(Phase::Completed)).await;
+    let message = world.requests.get("behind").await.unwrap().status.unwrap().message;
+    assert_eq!(message.as_deref(), Some("daemon has not responded for a long time"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,6 +31,7 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
         client: parts.client_of(NAME),
         requests: parts.watches.namespaced(|request: ContainerRecreateRequest| RequestView::of(request)),
         pods: parts.watches.namespaced(|pod: PodWire| Some(PodView::from(pod))),
+        first: std::sync::Mutex::default(),
         metrics: RequestMetrics::register(parts.metrics.registry())?,
         events: parts.events.for_component(NAME),
         clock: Arc::clone(&parts.clock),
