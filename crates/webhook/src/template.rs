@@ -2,22 +2,32 @@
 //! Kubernetes' own validation of the cluster's version.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kube::api::{Api, DynamicObject, PostParams};
-use kube::core::{ApiResource, GroupVersionKind, Status};
-use serde_json::{Map, Value};
+use http::Request;
+use http::header::{ACCEPT, HeaderValue};
+use k8s_openapi::api::core::v1::PodTemplate;
+use kube::Resource as _;
+use kube::api::PostParams;
+use kube::core::Status;
+use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::review::{FieldError, FieldErrorKind};
 
 /// Well below the ten seconds the API server waits for a webhook, so that the user sees the reason.
 const PATIENCE: Duration = Duration::from_secs(7);
+/// An answer without the template, which would be its largest part.
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 /// Number of accepted templates that are remembered.
-const REMEMBERED: usize = 128;
-/// Templates larger than this are asked about every time, so that the memory stays small.
-const LARGEST_REMEMBERED: usize = 64 * 1024;
+const REMEMBERED: usize = 1024;
+/// For so long: what Kubernetes accepts changes with its version, its gates and the policies of the cluster.
+const LIFETIME: Duration = Duration::from_mins(10);
 
 /// Decides whether Kubernetes itself would accept a pod template.
 pub trait TemplateCheck: Send + Sync {
@@ -32,7 +42,7 @@ pub trait TemplateCheck: Send + Sync {
     ) -> BoxFuture<'a, Result<(), Vec<FieldError>>>;
 }
 
-/// Asks about each template once.
+/// Asks about each template once in a while.
 pub struct Templates {
     check: Arc<dyn TemplateCheck>,
     accepted: Accepted,
@@ -54,8 +64,8 @@ impl Templates {
         template: &Value,
         path: &str,
     ) -> Result<Vec<FieldError>, Vec<FieldError>> {
-        let content = template.to_string();
-        if self.accepted.contains(&content) {
+        let content = self.accepted.digest(template);
+        if self.accepted.contains(content) {
             return Ok(Vec::new());
         }
         match self.check.check(namespace, template).await {
@@ -77,26 +87,44 @@ fn moved(fault: FieldError, path: &str) -> FieldError {
     FieldError { field, ..fault }
 }
 
-/// Templates Kubernetes accepted lately, newest last.
+/// What stands for the content of a template.
+type Digest = [u64; 2];
+
+/// Templates Kubernetes accepted lately, by their content.
 ///
 /// Refusals are not kept: an upgraded API server may accept tomorrow what it refuses today.
 #[derive(Default)]
-struct Accepted(Mutex<VecDeque<String>>);
+struct Accepted {
+    /// Keyed at random, so that nobody can make another template of the same digest.
+    keys: [RandomState; 2],
+    /// With the time of acceptance, newest last.
+    known: Mutex<VecDeque<(Digest, Instant)>>,
+}
 
 impl Accepted {
-    fn contains(&self, content: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|known| known == content)
+    fn digest(&self, template: &Value) -> Digest {
+        let content = template.to_string();
+        self.keys.each_ref().map(|key| key.hash_one(&content))
     }
 
-    fn remember(&self, content: String) {
-        if content.len() > LARGEST_REMEMBERED {
-            return;
+    fn known(&self) -> MutexGuard<'_, VecDeque<(Digest, Instant)>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        while known.front().is_some_and(|(_, accepted)| accepted.elapsed() >= LIFETIME) {
+            known.pop_front();
         }
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+    }
+
+    fn contains(&self, content: Digest) -> bool {
+        self.known().iter().any(|(known, _)| *known == content)
+    }
+
+    fn remember(&self, content: Digest) {
+        let mut known = self.known();
         if known.len() >= REMEMBERED {
             known.pop_front();
         }
-        known.push_back(content);
+        known.push_back((content, Instant::now()));
     }
 }
 
@@ -112,14 +140,9 @@ impl DryRun {
     }
 
     async fn ask(&self, namespace: &str, template: &Value) -> Result<(), Vec<FieldError>> {
-        let resource = ApiResource::from_gvk_with_plural(
-            &GroupVersionKind::gvk("", "v1", "PodTemplate"),
-            "podtemplates",
-        );
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
-        let params = PostParams { dry_run: true, ..PostParams::default() };
-        let object = candidate(&resource, template);
-        let reply = tokio::time::timeout(PATIENCE, api.create(&params, &object)).await;
+        let request = question(namespace, template).map_err(|error| vec![unanswered(&error)])?;
+        // Only whether there is an answer matters, and not what it says.
+        let reply = tokio::time::timeout(PATIENCE, self.client.request::<IgnoredAny>(request)).await;
         match reply {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(kube::Error::Api(status))) => Err(faults(&status)),
@@ -139,13 +162,36 @@ impl TemplateCheck for DryRun {
     }
 }
 
-fn candidate(resource: &ApiResource, template: &Value) -> DynamicObject {
-    let mut fields = Map::new();
-    fields.insert("template".to_owned(), template.clone());
-    let mut object = DynamicObject::new("", resource).data(Value::Object(fields));
-    object.metadata.name = None;
-    object.metadata.generate_name = Some("kruise-".to_owned());
-    object
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Candidate<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    metadata: CandidateMetadata,
+    template: &'a Value,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CandidateMetadata {
+    generate_name: &'static str,
+}
+
+/// The request for a dry-run creation, which asks for the metadata of what would be created: its template is known.
+fn question(namespace: &str, template: &Value) -> Result<Request<Vec<u8>>, String> {
+    let candidate = Candidate {
+        api_version: "v1",
+        kind: "PodTemplate",
+        metadata: CandidateMetadata { generate_name: "kruise-" },
+        template,
+    };
+    let body = serde_json::to_vec(&candidate).map_err(|error| error.to_string())?;
+    let params = PostParams { dry_run: true, ..PostParams::default() };
+    let mut request = kube::core::Request::new(PodTemplate::url_path(&(), Some(namespace)))
+        .create(&params, body)
+        .map_err(|error| error.to_string())?;
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA_ONLY));
+    Ok(request)
 }
 
 fn unanswered(reason: &str) -> FieldError {
@@ -184,6 +230,8 @@ fn fault(reason: &str, field: &str, message: &str) -> FieldError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use serde_json::json;
 
     use super::*;
@@ -234,26 +282,71 @@ mod tests {
 
     #[test]
     fn the_template_is_sent_as_it_is() {
-        let resource = ApiResource::from_gvk_with_plural(
-            &GroupVersionKind::gvk("", "v1", "PodTemplate"),
-            "podtemplates",
-        );
         let template = json!({ "spec": { "notInventedYet": [1] } });
+        let request = question("shop", &template).unwrap();
+        assert_eq!(request.uri(), "/api/v1/namespaces/shop/podtemplates?&dryRun=All");
         assert_eq!(
-            serde_json::to_value(candidate(&resource, &template)).unwrap(),
+            serde_json::from_slice::<Value>(request.body()).unwrap(),
             json!({ "apiVersion": "v1", "kind": "PodTemplate", "metadata": { "generateName": "kruise-" },
                 "template": template })
         );
     }
 
-    #[test]
-    fn the_memory_of_accepted_templates_is_bounded() {
-        let accepted = Accepted::default();
-        for index in 0..=REMEMBERED {
-            accepted.remember(index.to_string());
+    /// Refuses templates that say so, and counts how often it was asked.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl TemplateCheck for Counting {
+        fn check<'a>(
+            &'a self,
+            _: &'a str,
+            template: &'a Value,
+        ) -> BoxFuture<'a, Result<(), Vec<FieldError>>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let refused = template.get("bad").is_some();
+            let fault = || vec![FieldError::required("template.spec", "")];
+            Box::pin(async move { if refused { Err(fault()) } else { Ok(()) } })
         }
-        assert!(!accepted.contains("0") && accepted.contains("1"));
-        accepted.remember("x".repeat(LARGEST_REMEMBERED + 1));
-        assert_eq!(accepted.0.lock().unwrap().len(), REMEMBERED);
+    }
+
+    async fn asked(counting: &Counting, templates: &Templates, template: Value) -> usize {
+        let before = counting.0.load(Ordering::Relaxed);
+        let _ = templates.faults("shop", &template, "spec.template").await;
+        counting.0.load(Ordering::Relaxed) - before
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_accepted_template_is_asked_about_again_after_ten_minutes_only() {
+        let counting = Arc::new(Counting::default());
+        let templates = Templates::new(Arc::clone(&counting) as Arc<dyn TemplateCheck>);
+        let template = || json!({"spec": {"containers": [{"name": "a"}]}});
+        assert_eq!(asked(&counting, &templates, template()).await, 1);
+        tokio::time::advance(Duration::from_secs(599)).await;
+        assert_eq!(asked(&counting, &templates, template()).await, 0);
+        assert_eq!(asked(&counting, &templates, json!({"spec": {}})).await, 1, "another content");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(asked(&counting, &templates, template()).await, 1);
+        assert_eq!(asked(&counting, &templates, json!({"spec": {}})).await, 0, "accepted later");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_template_is_asked_about_every_time() {
+        let counting = Arc::new(Counting::default());
+        let templates = Templates::new(Arc::clone(&counting) as Arc<dyn TemplateCheck>);
+        for _ in 0..2 {
+            assert_eq!(asked(&counting, &templates, json!({"bad": 1})).await, 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_memory_of_accepted_templates_is_bounded() {
+        let counting = Arc::new(Counting::default());
+        let templates = Templates::new(Arc::clone(&counting) as Arc<dyn TemplateCheck>);
+        for index in 0..=REMEMBERED {
+            assert_eq!(asked(&counting, &templates, json!(index)).await, 1);
+        }
+        assert_eq!(templates.accepted.known().len(), REMEMBERED);
+        assert_eq!(asked(&counting, &templates, json!(1)).await, 0);
+        assert_eq!(asked(&counting, &templates, json!(0)).await, 1, "the oldest is forgotten");
     }
 }
