@@ -6,7 +6,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+
+use crate::raw::RawJson;
 
 /// The kind's name.
 pub const KIND: &str = "BroadcastJob";
@@ -33,7 +34,7 @@ pub struct BroadcastJobSpec {
     /// The pod to run, a PodTemplateSpec. restartPolicy must be Never or OnFailure. Changes apply to pods that are
     /// created afterwards.
     #[schemars(schema_with = "crate::schema::raw_object")]
-    pub template: Value,
+    pub template: RawJson,
     /// When the job is finished and what becomes of it then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_policy: Option<CompletionPolicy>,

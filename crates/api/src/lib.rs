@@ -13,6 +13,7 @@ pub mod imagepulljob;
 pub mod keys;
 mod leaves;
 pub mod nodeimage;
+pub mod raw;
 mod schema;
 pub mod shared;
 

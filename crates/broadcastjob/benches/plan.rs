@@ -53,7 +53,7 @@ fn job(nodes: usize, phase: fn(usize) -> Option<pod::Phase>) -> Option<Observed>
         "containers": [{"resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}}],
     }}}))
     .ok()?;
-    let placement = Placement::of_template(&spec.template).ok()?;
+    let placement = Placement::of_template(&spec.template.read()).ok()?;
     let shared = Arc::new(placement.clone());
     Some(Observed {
         key: ObjectKey::new("ops", "warm"),

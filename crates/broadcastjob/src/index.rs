@@ -49,7 +49,7 @@ impl Index {
         if over || job.object.metadata.deletion_timestamp.is_some() {
             self.inner().jobs.remove(&job.key);
         } else if !same || !self.inner().jobs.contains_key(&job.key) {
-            let placement = Placement::of_template(template).ok().map(Arc::new);
+            let placement = Placement::of_template(&template.read()).ok().map(Arc::new);
             self.inner().jobs.insert(job.key.clone(), placement);
         }
     }

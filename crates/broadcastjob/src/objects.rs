@@ -34,8 +34,8 @@ fn fnv1a(parts: &[&str]) -> u64 {
 
 /// The pod of a node. `by_scheduler`: it is bound by the scheduler, as its affinity asks; else it is bound from the start.
 pub fn pod(job: &JobView, node: &str, name: &str, by_scheduler: bool) -> Value {
-    let template = &job.object.spec.template;
-    let meta = map_at(template, "metadata");
+    let template = job.object.spec.template.read();
+    let meta = map_at(&template, "metadata");
     let mut labels = meta.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
     labels.insert(keys::BROADCASTJOB_NAME.into(), (&*job.key.name).into());
     labels.insert(keys::BROADCASTJOB_UID.into(), (&*job.uid.0).into());
@@ -59,7 +59,7 @@ pub fn pod(job: &JobView, node: &str, name: &str, by_scheduler: bool) -> Value {
             metadata.insert(key.to_owned(), value.clone());
         }
     }
-    let mut spec = map_at(template, "spec");
+    let mut spec = map_at(&template, "spec");
     if by_scheduler {
         pin(&mut spec, node);
     } else {

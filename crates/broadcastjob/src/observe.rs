@@ -172,7 +172,7 @@ impl Observed {
 /// What is wrong with the spec: nothing can be done for the job until a user mends it.
 pub fn observe(job: &JobView, stores: &Stores, now: Timestamp) -> Result<Observed, String> {
     let settings = Settings::of(&job.object.spec)?;
-    let placement = Placement::of_template(&job.object.spec.template)?;
+    let placement = Placement::of_template(&job.object.spec.template.read())?;
     let mut nodes = stores.nodes.all();
     nodes.sort_unstable_by(|a, b| a.key.name.cmp(&b.key.name));
     let status = job.object.status.clone().unwrap_or_default();

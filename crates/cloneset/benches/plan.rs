@@ -25,11 +25,11 @@ fn revision(name: &str, number: i64) -> Arc<Revision> {
         uid: Uid::from(name),
         resource_version: "1".into(),
         number,
-        template: Arc::new(json!({"spec": {"containers": [{"name": "main", "image": name}]}})),
+        template: json!({"spec": {"containers": [{"name": "main", "image": name}]}}).into(),
         created: None,
         controller: None,
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
+        labels: Texts::default(),
+        annotations: Texts::default(),
     })
 }
 

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use divan::{Bencher, black_box};
-use k8s_openapi::api::apps::v1::ControllerRevision;
-use kruise_common::revision::{Revision, canonical_bytes, data_of, decide, hash};
+use kruise_common::revision::{Revision, RevisionWire, canonical_bytes, data_of, decide, hash};
 use serde_json::{Value, json};
 
 fn main() {
@@ -35,13 +34,13 @@ fn template(image: &str) -> Value {
 fn history() -> Vec<Arc<Revision>> {
     (1..=10)
         .filter_map(|number| {
-            let stored: ControllerRevision = serde_json::from_value(json!({
+            let stored: RevisionWire = serde_json::from_value(json!({
                 "metadata": {"name": format!("web-{number}"), "namespace": "shop", "uid": format!("{number}"),
                     "annotations": {"apps.kruise.io/revision-writer": "1"}},
                 "revision": number, "data": data_of(&template(&format!("web:{number}"))),
             }))
             .ok()?;
-            Revision::parse(&stored).map(Arc::new)
+            Revision::of(stored).map(Arc::new)
         })
         .collect()
 }

@@ -14,13 +14,15 @@ use kruise_api::V1BETA1;
 use kruise_api::cloneset::KIND;
 use kruise_api::cloneset::v1beta1::{CloneSet, CloneSetStatus};
 use kruise_api::keys;
+use kruise_api::raw::RawJson;
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::patch::{PodEndpoint, PodPatch};
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
-use kruise_common::revision::{Decision, Revision};
+use kruise_common::revision::{Decision, Revision, RevisionWire};
 use kruise_runtime::client::is_namespace_terminating;
 use kruise_runtime::events::{EventRecorder, EventType, about};
+use kube::Resource as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::Serialize;
 use serde_json::Value;
@@ -483,13 +485,14 @@ impl Executor {
         &self,
         set: &SetView,
         decision: Decision,
-        annotations: std::collections::BTreeMap<String, String>,
+        annotations: &(dyn Fn() -> std::collections::BTreeMap<String, String> + Sync),
     ) -> Result<Option<Arc<Revision>>, ApplyError> {
-        let revisions: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &set.key.namespace);
+        let revisions: Api<RevisionWire> = Api::namespaced(self.client.clone(), &set.key.namespace);
         let (key, answer) = match decision {
             Decision::Use(revision) => return Ok(Some(revision)),
             Decision::Raise { revision, to } => {
                 // The claims of its new pods are those of today.
+                let annotations = annotations();
                 let of_claims = [keys::VOLUME_CLAIM_TEMPLATE_HASH, keys::REVISION_VOLUME_CLAIM_TEMPLATES];
                 let patch = RaiseNumber {
                     metadata: RaiseMetadata {
@@ -521,22 +524,27 @@ impl Executor {
                         name: Some(name.clone()),
                         namespace: Some(set.key.namespace.to_string()),
                         labels: Some(labels),
-                        annotations: Some(annotations),
+                        annotations: Some(annotations()),
                         owner_references: Some(vec![objects::owner(set)]),
                         ..Default::default()
                     },
                     data: Some(RawExtension(data.clone())),
                     revision: number,
                 };
-                match revisions.create(&PostParams::default(), &wanted).await {
+                let malformed = |detail: String| ApplyError::Malformed { key: key.clone(), detail };
+                let body = serde_json::to_vec(&wanted).map_err(|error| malformed(error.to_string()))?;
+                let request = kube::core::Request::new(revisions.resource_url())
+                    .create(&PostParams::default(), body)
+                    .map_err(|error| malformed(error.to_string()))?;
+                match self.client.request::<RevisionWire>(request).await {
                     Err(error) if is_reason(&error, "AlreadyExists") => {
                         let found = revisions.get(&name).await.map_err(|error| failure(&key, error))?;
                         // That of another owner goes with it, such as a set of this name that was deleted a moment ago:
                         // without its revision, no pod could be updated in place.
-                        let mut owners = found.metadata.owner_references.iter().flatten();
+                        let mut owners = found.meta().owner_references.iter().flatten();
                         let of_another =
                             owners.any(|owner| owner.controller == Some(true) && *owner.uid != *set.uid.0);
-                        if of_another || found.data.as_ref().map(|found| &found.0) != Some(&data) {
+                        if of_another || found.data != RawJson::from(&data) {
                             return Ok(None);
                         }
                         (key, Ok(found))
@@ -546,7 +554,7 @@ impl Executor {
             }
         };
         let answer = answer.map_err(|error| failure(&key, error))?;
-        let view = Revision::parse(&answer)
+        let view = Revision::of(answer)
             .ok_or_else(|| ApplyError::Malformed { key, detail: "it holds no pod template".to_owned() })?;
         self.stores.revisions.apply_own(view.clone());
         Ok(Some(Arc::new(view)))

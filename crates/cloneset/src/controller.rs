@@ -10,7 +10,7 @@ use kruise_api::keys;
 use kruise_common::budget::Permits;
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::PodView;
-use kruise_common::revision::{self, Revision};
+use kruise_common::revision::{self, Decision, Revision};
 use kruise_common::selector::Selector;
 use kruise_runtime::controller::Requeue;
 use kruise_runtime::queue::WorkQueue;
@@ -60,6 +60,9 @@ pub struct Context {
     permits: Option<Arc<dyn Permits>>,
     /// When each set's status was written last.
     published: Mutex<HashMap<Uid, Instant>>,
+    /// Of which set it is known that the newest revision holds its template: comparing two large ones takes longer than
+    /// all else in a round that has nothing to do.
+    settled: Mutex<HashMap<Uid, Settled>>,
     /// Where the ids of new pods come from.
     random: Mutex<StdRng>,
 }
@@ -80,6 +83,7 @@ impl Context {
             pre_downloads: None,
             permits: None,
             published: Mutex::default(),
+            settled: Mutex::default(),
             random: Mutex::new(StdRng::from_os_rng()),
         }
     }
@@ -127,11 +131,39 @@ impl Context {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).insert(set.clone(), Instant::now());
     }
 
+    fn is_settled(&self, set: &Uid, now: &Settled) -> bool {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).get(set) == Some(now)
+    }
+
+    fn note_settled(&self, set: &Uid, now: Settled) {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(set.clone(), now);
+    }
+
     fn forget(&self, set: &Uid) {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).remove(set);
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).remove(set);
         if let Some(images) = &self.pre_downloads {
             images.forget(set);
         }
+    }
+}
+
+/// A template and the newest revision: as long as neither changes, they compare as they did.
+#[derive(Debug, PartialEq)]
+struct Settled {
+    generation: i64,
+    newest: Uid,
+    resource_version: Arc<str>,
+}
+
+impl Settled {
+    /// `None` if there is nothing to go by.
+    fn of(set: &SetView, newest: &Revision) -> Option<Self> {
+        Some(Self {
+            generation: set.object.metadata.generation?,
+            newest: newest.uid.clone(),
+            resource_version: Arc::clone(&newest.resource_version),
+        })
     }
 }
 
@@ -249,10 +281,22 @@ async fn ensure_revision(
     let known = observe::revisions(set, selector, &context.stores);
     let stored = set.object.status.as_ref().and_then(|status| status.collision_count);
     let first = stored.unwrap_or_default();
+    let mut settled = known.last().and_then(|newest| Settled::of(set, newest));
+    if let (Some(newest), Some(settled)) = (known.last(), &settled)
+        && context.is_settled(&set.uid, settled)
+    {
+        return Ok((Arc::clone(newest), stored));
+    }
+    let template = set.object.spec.template.read();
     for count in first..=first.saturating_add(MAX_COLLISIONS) {
-        let decision = revision::decide(&known, &set.object.spec.template, &set.key.name, count);
+        let decision = revision::decide(&known, &template, &set.key.name, count);
+        if matches!(decision, Decision::Use(_))
+            && let Some(settled) = settled.take()
+        {
+            context.note_settled(&set.uid, settled);
+        }
         if let Some(revision) =
-            context.executor.ensure_revision(set, decision, revision_annotations(set)).await?
+            context.executor.ensure_revision(set, decision, &|| revision_annotations(set)).await?
         {
             return Ok((revision, if count == first { stored } else { Some(count) }));
         }
@@ -265,11 +309,11 @@ async fn ensure_revision(
 
 fn revision_annotations(set: &SetView) -> BTreeMap<String, String> {
     let mut annotations = set.object.metadata.annotations.clone().unwrap_or_default();
-    let claims = set.object.spec.volume_claim_templates.as_deref().unwrap_or_default();
-    annotations.insert(keys::VOLUME_CLAIM_TEMPLATE_HASH.to_owned(), revision::vct_hash(claims));
+    let claims = objects::claim_templates(set, None);
+    annotations.insert(keys::VOLUME_CLAIM_TEMPLATE_HASH.to_owned(), revision::vct_hash(&claims));
     annotations.insert(keys::REVISION_WRITER.to_owned(), REVISION_FORM.to_owned());
     annotations.remove(keys::REVISION_VOLUME_CLAIM_TEMPLATES);
-    if let Some(json) = objects::kept_claim_templates(claims) {
+    if let Some(json) = objects::kept_claim_templates(&claims) {
         annotations.insert(keys::REVISION_VOLUME_CLAIM_TEMPLATES.to_owned(), json);
     }
     annotations
@@ -336,6 +380,8 @@ fn instance_id(random: &mut StdRng) -> String {
 #[cfg(test)]
 mod tests {
     use kruise_api::cloneset::v1beta1::CloneSetCondition;
+    use kruise_api::raw::RawJson;
+    use kruise_common::texts::Texts;
 
     use super::*;
 
@@ -377,11 +423,11 @@ mod tests {
             uid: Uid::from("r"),
             resource_version: Arc::from("1"),
             number: 1,
-            template: Arc::default(),
+            template: RawJson::default(),
             created: None,
             controller: None,
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
+            labels: Texts::default(),
+            annotations: Texts::default(),
         });
         let create = Action::Create { name: "web-x".to_owned(), id: "x".to_owned(), revision, update: true };
         let creating = Plan { actions: vec![create], ..waiting };

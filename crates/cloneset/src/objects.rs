@@ -1,10 +1,9 @@
 //! The objects a CloneSet creates, as JSON: what the template says plus what Kruise adds, nothing dropped.
 
-use std::borrow::Cow;
-
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kruise_api::keys;
+use kruise_api::raw::RawJson;
 use kruise_common::patch::rfc3339_seconds;
 use kruise_common::revision::{Revision, short_hash};
 use serde::Serialize;
@@ -31,13 +30,16 @@ pub fn claim_name(template: &str, set: &SetView, id: &str) -> String {
 
 /// The volumeClaimTemplates for a new pod: for one of an older revision (`kept`) those that revision came with, if it
 /// says, since its template mounts them; else those the set has now.
-pub fn claim_templates<'a>(set: &'a SetView, kept: Option<&Revision>) -> Cow<'a, [Value]> {
-    let now = || Cow::Borrowed(set.object.spec.volume_claim_templates.as_deref().unwrap_or_default());
+pub fn claim_templates(set: &SetView, kept: Option<&Revision>) -> Vec<Value> {
+    let now = || {
+        let claims = set.object.spec.volume_claim_templates.iter().flatten();
+        claims.map(RawJson::read).collect()
+    };
     let Some(revision) = kept else { return now() };
     match revision.annotations.get(keys::REVISION_VOLUME_CLAIM_TEMPLATES) {
-        Some(json) => serde_json::from_str(json).map_or_else(|_| now(), Cow::Owned),
+        Some(json) => serde_json::from_str(json).unwrap_or_else(|_| now()),
         // Our own revisions say nothing only if there was nothing to say.
-        None if revision.annotations.contains_key(keys::REVISION_WRITER) => Cow::Borrowed(&[]),
+        None if revision.annotations.contains_key(keys::REVISION_WRITER) => Vec::new(),
         None => now(),
     }
 }
@@ -61,9 +63,8 @@ pub fn pod(
     short_hash_label: bool,
     now: Timestamp,
 ) -> Value {
-    let template = revision.template.as_object();
-    let from_template = |key: &str| template.and_then(|template| template.get(key)).cloned();
-    let template_meta = from_template("metadata").unwrap_or_default();
+    let template = revision.template();
+    let template_meta = template.get("metadata").cloned().unwrap_or_default();
 
     let mut labels = map_at(&template_meta, "labels");
     let hash = short_hash(revision.name());
@@ -89,7 +90,7 @@ pub fn pod(
         metadata.insert("finalizers".into(), finalizers.clone());
     }
 
-    let mut spec = map_at(&revision.template, "spec");
+    let mut spec = map_at(&template, "spec");
     let mut gates = list_at(&spec, "readinessGates");
     let declared = gates
         .iter()
@@ -167,6 +168,7 @@ mod tests {
     use std::sync::Arc;
 
     use kruise_common::key::{ObjectKey, Uid};
+    use kruise_common::texts::Texts;
     use serde_json::json;
 
     use super::*;
@@ -193,11 +195,11 @@ mod tests {
             uid: Uid::from("r1"),
             resource_version: Arc::from("1"),
             number: 1,
-            template: Arc::new(template),
+            template: template.into(),
             created: None,
             controller: None,
-            labels: std::collections::BTreeMap::new(),
-            annotations: std::collections::BTreeMap::new(),
+            labels: Texts::default(),
+            annotations: Texts::default(),
         }
     }
 
@@ -249,16 +251,16 @@ mod tests {
     #[test]
     fn an_older_revision_keeps_the_claims_it_came_with() {
         let set = set();
-        let now = claim_templates(&set, None).into_owned();
+        let now = claim_templates(&set, None);
         let mut older = revision(json!({}));
-        assert_eq!(*claim_templates(&set, Some(&older)), now, "others do not keep them");
+        assert_eq!(claim_templates(&set, Some(&older)), now, "others do not keep them");
         let then = [json!({"metadata": {"name": "logs"}, "spec": {}})];
         let json = kept_claim_templates(&then).unwrap();
-        older.annotations.insert(keys::REVISION_VOLUME_CLAIM_TEMPLATES.into(), json);
-        assert_eq!(*claim_templates(&set, Some(&older)), then);
-        assert_eq!(*claim_templates(&set, None), now, "the newest revision has today's");
+        older.annotations.insert(keys::REVISION_VOLUME_CLAIM_TEMPLATES.into(), json.into());
+        assert_eq!(claim_templates(&set, Some(&older)), then);
+        assert_eq!(claim_templates(&set, None), now, "the newest revision has today's");
         older.annotations = [(keys::REVISION_WRITER.into(), "1".into())].into();
-        assert_eq!(*claim_templates(&set, Some(&older)), [Value::Null; 0], "it came without");
+        assert_eq!(claim_templates(&set, Some(&older)), [Value::Null; 0], "it came without");
         assert_eq!(kept_claim_templates(&[]), None);
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kruise_api::cloneset::v1beta1::{self, CloneSetSpec, CloneSetStatus};
+use kruise_api::raw::RawJson;
 use kruise_common::counts::{self, IntOrPercent, Round};
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::lifecycle::{Lifecycle, LifecycleHook};
@@ -14,6 +15,7 @@ use kruise_common::revision::Revision;
 use kruise_common::update_sort::{
     PriorityStrategy, ScatterTerm, Selector, TopologyConstraint, UpdateOrder, WeightTerm,
 };
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::plan::diff::Limits;
@@ -157,10 +159,19 @@ fn priority(strategy: &v1beta1::PriorityStrategy) -> Option<PriorityStrategy> {
     Some(PriorityStrategy::Order(keys.iter().map(|term| term.ordered_key.clone()).collect()))
 }
 
-fn spread(template: &Value) -> Vec<TopologyConstraint> {
-    let constraints = template.pointer("/spec/topologySpreadConstraints").and_then(Value::as_array);
+fn spread(template: &RawJson) -> Vec<TopologyConstraint> {
+    #[derive(Deserialize)]
+    struct Template {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        topology_spread_constraints: Vec<Value>,
+    }
+    let constraints = template.read_as().map(|template: Template| template.spec.topology_spread_constraints);
     constraints
-        .into_iter()
+        .iter()
         .flatten()
         .filter_map(|constraint| constraint.get("topologyKey")?.as_str())
         .map(|key| TopologyConstraint { topology_key: key.into() })

@@ -7,13 +7,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::apps::v1::ControllerRevision;
 use kruise_api::keys;
 use kruise_common::counts::{self, IntOrPercent, Round};
 use kruise_common::inplace::{self, InPlaceOptions};
 use kruise_common::key::Uid;
 use kruise_common::pre_download::{self, Job, Pulling};
-use kruise_common::revision::{Revision, short_hash};
+use kruise_common::revision::{Revision, RevisionWire, short_hash};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ObjectList, PartialObjectMeta};
 use serde_json::Value;
@@ -260,13 +259,12 @@ impl Executor {
         let metadata =
             objects::object([("uid", revision.uid.to_string().into()), ("labels", Value::Object(labels))]);
         let patch = Value::Object(objects::object([("metadata", Value::Object(metadata))]));
-        let revisions: Api<ControllerRevision> =
-            Api::namespaced(self.client.clone(), &revision.key.namespace);
+        let revisions: Api<RevisionWire> = Api::namespaced(self.client.clone(), &revision.key.namespace);
         let answer = revisions
             .patch(revision.name(), &PatchParams::default(), &Patch::Merge(&patch))
             .await
             .map_err(|error| failure(&revision.key, error))?;
-        if let Some(view) = Revision::parse(&answer) {
+        if let Some(view) = Revision::of(answer) {
             self.stores.revisions.apply_own(view);
         }
         Ok(())
@@ -298,6 +296,7 @@ mod tests {
     use jiff::Timestamp;
     use kruise_api::cloneset::v1beta1::CloneSetStatus;
     use kruise_common::key::ObjectKey;
+    use kruise_common::texts::Texts;
     use serde_json::json;
 
     use super::*;
@@ -308,11 +307,11 @@ mod tests {
             uid: Uid::from(name),
             resource_version: Arc::from("1"),
             number: 1,
-            template: Arc::new(template),
+            template: template.into(),
             created: None,
             controller: None,
-            labels: label.map(|label| (label.to_owned(), "true".to_owned())).into_iter().collect(),
-            annotations: BTreeMap::new(),
+            labels: label.map(|label| (label.into(), "true".into())).into_iter().collect(),
+            annotations: Texts::default(),
         })
     }
 

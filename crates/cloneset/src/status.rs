@@ -228,6 +228,7 @@ mod tests {
     use jiff::SignedDuration;
     use kruise_common::key::{ObjectKey, Uid};
     use kruise_common::revision::Revision;
+    use kruise_common::texts::Texts;
     use serde_json::json;
     use std::collections::BTreeMap;
     use std::sync::Arc;
@@ -241,11 +242,11 @@ mod tests {
             uid: Uid::from(name),
             resource_version: "1".into(),
             number: 1,
-            template: Arc::new(json!({})),
+            template: json!({}).into(),
             created: None,
             controller: None,
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
+            labels: Texts::default(),
+            annotations: Texts::default(),
         })
     }
 

@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kruise_api::cloneset::v1beta1::CloneSet;
 use kruise_cloneset::observe::{self, observe};
@@ -15,7 +14,7 @@ use kruise_cloneset::status::{self, Failures, status_of};
 use kruise_cloneset::stores::{SetView, StoredClaim, Stores};
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
-use kruise_common::revision::{self, Decision, Revision};
+use kruise_common::revision::{self, Decision, Revision, RevisionWire};
 use serde::de::DeserializeOwned;
 
 fn items<T: DeserializeOwned>(snapshot: &str, file: &str) -> Vec<T> {
@@ -34,8 +33,8 @@ fn stores(snapshot: &str) -> Stores {
     for pod in items::<PodWire>(snapshot, "pods.json") {
         stores.pods.apply_own(PodView::from(pod));
     }
-    for stored in items::<ControllerRevision>(snapshot, "controllerrevisions.apps.json") {
-        if let Some(view) = Revision::parse(&stored) {
+    for stored in items::<RevisionWire>(snapshot, "controllerrevisions.apps.json") {
+        if let Some(view) = Revision::of(stored) {
             stores.revisions.apply_own(view);
         }
     }
@@ -55,7 +54,7 @@ fn first_round_at(stores: &Stores) -> Timestamp {
 fn first_round(stores: &Stores, set: &SetView) -> (Plan, bool) {
     let parsed = observe::parse(set).unwrap();
     let revisions = observe::revisions(set, &parsed.selector, stores);
-    let decision = revision::decide(&revisions, &set.object.spec.template, &set.key.name, 0);
+    let decision = revision::decide(&revisions, &set.object.spec.template.read(), &set.key.name, 0);
     let Decision::Use(update) = decision else {
         panic!("{}: a revision would be written: {decision:?}", set.key)
     };

@@ -7,7 +7,9 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -68,7 +70,9 @@ pub fn start(
     now: Timestamp,
 ) -> Started {
     let older = State::of(pod).ok().flatten();
-    let spec = with_unfinished(pod, spec, older.as_ref(), target);
+    // Most pods need nothing of it.
+    let template = LazyCell::new(|| target.template());
+    let spec = with_unfinished(pod, spec, older.as_ref(), &template);
     let mut state = State {
         revision: spec.revision.clone(),
         update_timestamp: Some(now),
@@ -80,7 +84,7 @@ pub fn start(
     if let Some(older) = older.filter(|older| !containers_complete(pod, older)) {
         carry_over(pod, older, &spec, &mut state);
     }
-    let unready = leaves_service(&spec, target).then(|| readiness::in_place_not_ready(pod, now)).flatten();
+    let unready = leaves_service(&spec, &template).then(|| readiness::in_place_not_ready(pod, now)).flatten();
     let mut started = Started {
         unready: unready.map(|mut patch| {
             patch.merge(precondition(pod));
@@ -128,9 +132,9 @@ fn put_metadata(change: &MetadataChange, patch: &mut PodPatch) {
 }
 
 /// Whether a container restarts: nothing else needs the pod out of service.
-fn leaves_service(spec: &UpdateSpec, target: &Revision) -> bool {
+fn leaves_service(spec: &UpdateSpec, template: &impl Deref<Target = Value>) -> bool {
     let restarts = |(name, changed): (&String, &Value)| {
-        let policies = template_container(&target.template, name)
+        let policies = template_container(template, name)
             .and_then(|container| container.get("resizePolicy"))
             .and_then(Value::as_array);
         policies.into_iter().flatten().any(|policy| {
@@ -170,9 +174,13 @@ fn carry_over(pod: &PodView, older: State, spec: &UpdateSpec, state: &mut State)
 }
 
 /// The plan, with what an older plan left undone brought to the target's values.
-fn with_unfinished(pod: &PodView, spec: &UpdateSpec, older: Option<&State>, target: &Revision) -> UpdateSpec {
+fn with_unfinished(
+    pod: &PodView,
+    spec: &UpdateSpec,
+    older: Option<&State>,
+    template: &impl Deref<Target = Value>,
+) -> UpdateSpec {
     let mut spec = spec.clone();
-    let template = &*target.template;
     let mut left: Vec<Changes> = older.map(Changes::next_of).into_iter().collect();
     if let Ok(Some(plan)) = UpdateSpec::in_grace(pod) {
         let metadata = |label: bool, key: &str| target_metadata(template, label, key).map(str::to_owned);

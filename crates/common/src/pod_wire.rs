@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::Hash;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kruise_api::keys;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::key::{ObjectKey, Uid};
@@ -19,7 +18,7 @@ use crate::pod::{
     PodView, ResourcesView, RestartPolicy,
 };
 use crate::texts::Texts;
-use crate::wire::nullable;
+use crate::wire::{metadata, nullable, time};
 
 /// Env variable, injected on creation, whose configMap key `p_<n>` is the launch priority of its container.
 pub const BARRIER_ENV: &str = "KRUISE_CONTAINER_BARRIER";
@@ -37,69 +36,6 @@ pub struct PodWire {
 }
 
 crate::resource_as!(PodWire, Pod);
-
-/// An unreadable time is an unknown one: one odd pod must not stop a watch of all of them.
-fn time(text: Option<String>) -> Option<Timestamp> {
-    text?.parse().ok()
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct MetaWire {
-    name: Option<String>,
-    namespace: Option<String>,
-    uid: Option<String>,
-    resource_version: Option<String>,
-    creation_timestamp: Option<String>,
-    deletion_timestamp: Option<String>,
-    labels: Option<BTreeMap<String, Option<String>>>,
-    annotations: Option<BTreeMap<String, Option<String>>>,
-    finalizers: Option<Vec<String>>,
-    owner_references: Option<Vec<OwnerWire>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct OwnerWire {
-    api_version: Option<String>,
-    kind: Option<String>,
-    name: Option<String>,
-    uid: Option<String>,
-    controller: Option<bool>,
-    block_owner_deletion: Option<bool>,
-}
-
-fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
-    let meta: MetaWire = nullable(from)?;
-    let texts = |map: Option<BTreeMap<String, Option<String>>>| {
-        map.map(|map| map.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect())
-    };
-    Ok(ObjectMeta {
-        name: meta.name,
-        namespace: meta.namespace,
-        uid: meta.uid,
-        resource_version: meta.resource_version,
-        creation_timestamp: time(meta.creation_timestamp).map(Time),
-        deletion_timestamp: time(meta.deletion_timestamp).map(Time),
-        labels: texts(meta.labels),
-        annotations: texts(meta.annotations),
-        finalizers: meta.finalizers,
-        owner_references: meta.owner_references.map(|owners| {
-            owners
-                .into_iter()
-                .map(|owner| OwnerReference {
-                    api_version: owner.api_version.unwrap_or_default(),
-                    kind: owner.kind.unwrap_or_default(),
-                    name: owner.name.unwrap_or_default(),
-                    uid: owner.uid.unwrap_or_default(),
-                    controller: owner.controller,
-                    block_owner_deletion: owner.block_owner_deletion,
-                })
-                .collect()
-        }),
-        ..ObjectMeta::default()
-    })
-}
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]

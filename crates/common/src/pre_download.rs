@@ -41,12 +41,13 @@ pub fn jobs(
     owner: &OwnerReference,
     pulling: &Pulling,
 ) -> Vec<Job> {
-    let had: Vec<_> = images(&old.template).collect();
-    images(&new.template)
+    let (before, after) = (old.template(), new.template());
+    let had: Vec<_> = images(&before).collect();
+    images(&after)
         .filter(|container| !had.contains(container))
         .map(|(container, image)| {
             let name = format!("{}-{container}", new.name());
-            let object = job(&name, image, new, selector, owner, pulling);
+            let object = job(&name, image, (new, &after), selector, owner, pulling);
             Job { name, image: image.to_owned(), object }
         })
         .collect()
@@ -65,12 +66,12 @@ fn images(template: &Value) -> impl Iterator<Item = (&str, &str)> {
 fn job(
     name: &str,
     image: &str,
-    revision: &Revision,
+    (revision, template): (&Revision, &Value),
     selector: &LabelSelector,
     owner: &OwnerReference,
     pulling: &Pulling,
 ) -> Value {
-    let map_at = |path: &str| revision.template.pointer(path).and_then(Value::as_object).cloned();
+    let map_at = |path: &str| template.pointer(path).and_then(Value::as_object).cloned();
     let template_labels = map_at("/metadata/labels").unwrap_or_default();
     let mut labels = template_labels.clone();
     labels.insert(keys::REVISION_HASH.to_owned(), short_hash(revision.name()).into());
@@ -80,7 +81,7 @@ fn job(
         ("labels", Value::Object(labels)),
         ("ownerReferences", Value::Array(vec![json_of(owner)])),
     ]);
-    let secrets = revision.template.pointer("/spec/imagePullSecrets").and_then(Value::as_array);
+    let secrets = template.pointer("/spec/imagePullSecrets").and_then(Value::as_array);
     let secrets: Vec<Value> =
         secrets.into_iter().flatten().filter_map(|secret| secret.get("name").cloned()).collect();
     let parallelism = pulling.parallelism.clone().unwrap_or(IntOrString::Int(DEFAULT_PARALLELISM));
@@ -142,13 +143,13 @@ fn json_of(value: &impl Serialize) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use serde_json::json;
 
     use super::*;
     use crate::key::{ObjectKey, Uid};
+    use crate::texts::Texts;
 
     fn revision(name: &str, template: Value) -> Revision {
         Revision {
@@ -156,11 +157,11 @@ mod tests {
             uid: Uid::from(name),
             resource_version: Arc::from("1"),
             number: 1,
-            template: Arc::new(template),
+            template: template.into(),
             created: None,
             controller: None,
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
+            labels: Texts::default(),
+            annotations: Texts::default(),
         }
     }
 
@@ -249,9 +250,9 @@ mod tests {
     fn a_revision_is_decided_once_it_bears_either_label() {
         let mut revision = of_images("web-1", &[]);
         assert!(!is_decided(&revision));
-        revision.labels.insert(keys::PREDOWNLOAD_IGNORED.to_owned(), "true".to_owned());
+        revision.labels.insert(keys::PREDOWNLOAD_IGNORED.into(), "true".into());
         assert!(is_decided(&revision));
-        revision.labels = BTreeMap::from([(keys::PREDOWNLOAD_CREATED.to_owned(), "true".to_owned())]);
+        revision.labels = Texts::from([(keys::PREDOWNLOAD_CREATED.into(), "true".into())]);
         assert!(is_decided(&revision));
     }
 }

@@ -4,13 +4,15 @@ mod canonical;
 mod hash;
 mod known;
 pub(crate) mod quantity;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::ControllerRevision;
 use kruise_api::keys;
+use kruise_api::raw::RawJson;
+use serde::Deserialize;
 use serde_json::Value;
 
 pub(crate) use canonical::same;
@@ -18,8 +20,10 @@ pub use canonical::{
     canonical, canonical_bytes, canonical_template, data_of, same_template, template_of, vct_hash, write_text,
 };
 pub use hash::{fnv1, fnv1a_of_printed, hash};
+pub use wire::RevisionWire;
 
 use crate::key::{ObjectKey, Uid};
+use crate::texts::Texts;
 
 /// How much of the parent's name a revision's name keeps, in bytes.
 const PARENT_LIMIT: usize = 223;
@@ -54,28 +58,29 @@ pub struct Revision {
     pub resource_version: Arc<str>,
     /// `revision`: the highest is the newest.
     pub number: i64,
-    /// The pod template, without the patch directive.
-    pub template: Arc<Value>,
+    /// The pod template as it is stored, patch directive included: [`Self::template`] reads it.
+    pub template: RawJson,
     /// When it was stored.
     pub created: Option<Timestamp>,
     /// UID of the controlling owner.
     pub controller: Option<Uid>,
     /// All labels.
-    pub labels: BTreeMap<String, String>,
-    /// All annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub labels: Texts,
+    /// Annotations of Kruise. A revision has those of its workload besides, which nothing reads.
+    pub annotations: Texts,
 }
 
 impl Revision {
-    /// Reads a stored revision; `None` if it holds no pod template.
-    pub fn parse(stored: &ControllerRevision) -> Option<Self> {
-        let metadata = &stored.metadata;
-        let mut template = template_of(&stored.data.as_ref()?.0)?.clone();
-        if let Some(map) = template.as_object_mut() {
-            map.remove("$patch");
+    /// The view of a stored revision; `None` if it holds no pod template.
+    pub fn of(stored: RevisionWire) -> Option<Self> {
+        let metadata = stored.metadata;
+        let data: Data = stored.data.read_as().ok()?;
+        let template = data.spec.template;
+        if !template.text().starts_with('{') {
+            return None;
         }
-        let owners = metadata.owner_references.as_deref().unwrap_or_default();
-        let controller = owners.iter().find(|owner| owner.controller == Some(true));
+        let mut owners = metadata.owner_references.iter().flatten();
+        let controller = owners.find(|owner| owner.controller == Some(true));
         Some(Self {
             key: ObjectKey::new(
                 metadata.namespace.as_deref().unwrap_or_default(),
@@ -84,12 +89,21 @@ impl Revision {
             uid: Uid::from(metadata.uid.as_deref().unwrap_or_default()),
             resource_version: metadata.resource_version.as_deref().unwrap_or_default().into(),
             number: stored.revision,
-            template: Arc::new(template),
+            template,
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             controller: controller.map(|owner| Uid::from(owner.uid.as_str())),
-            labels: metadata.labels.clone().unwrap_or_default(),
-            annotations: metadata.annotations.clone().unwrap_or_default(),
+            labels: texts(metadata.labels, |_| true),
+            annotations: texts(metadata.annotations, |key| key.contains("kruise.io/")),
         })
+    }
+
+    /// The pod template, without the patch directive.
+    pub fn template(&self) -> Value {
+        let mut template = self.template.read();
+        if let Some(map) = template.as_object_mut() {
+            map.remove("$patch");
+        }
+        template
     }
 
     /// Name of the revision.
@@ -102,10 +116,7 @@ impl Revision {
     /// Of a revision that others wrote, fields are not expected which their types did not know: leaving them out was
     /// no choice. A revision that has one of them was written by someone who knew.
     fn holds(&self, live: &Value) -> bool {
-        if *self.template == *live {
-            return true;
-        }
-        let stored = canonical_template(&self.template);
+        let stored = canonical_template(&self.template());
         if same(Some(&stored), Some(live), "") {
             return true;
         }
@@ -116,6 +127,22 @@ impl Revision {
         known(&stored).is_some_and(|known| same(Some(&known), Some(&stored), ""))
             && known(live).is_some_and(|known| same(Some(&stored), Some(&known), ""))
     }
+}
+
+/// A revision's data, as far as it is read.
+#[derive(Deserialize)]
+struct Data {
+    spec: DataSpec,
+}
+
+#[derive(Deserialize)]
+struct DataSpec {
+    template: RawJson,
+}
+
+fn texts(map: Option<BTreeMap<String, String>>, is_kept: fn(&str) -> bool) -> Texts {
+    let kept = map.into_iter().flatten().filter(|(key, _)| is_kept(key));
+    kept.map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 /// Whom stores file the revisions of a namespace under that nobody controls. No object has such a uid.
@@ -202,13 +229,13 @@ mod tests {
     fn revision(number: i64, image: &str) -> Arc<Revision> {
         let template = json!({"spec": {"containers": [{"name": "main", "image": image}]}});
         let data = data_of(&template);
-        let stored: ControllerRevision = serde_json::from_value(json!({
+        let stored: RevisionWire = serde_json::from_value(json!({
             "metadata": {"name": format!("web-{image}"), "namespace": "ns", "uid": format!("u{number}"),
                 "ownerReferences": [{"apiVersion": "a/v1", "kind": "K", "name": "web", "uid": "o", "controller": true}]},
             "revision": number, "data": data,
         }))
         .unwrap();
-        Arc::new(Revision::parse(&stored).unwrap())
+        Arc::new(Revision::of(stored).unwrap())
     }
 
     fn template(image: &str) -> Value {
@@ -238,7 +265,7 @@ mod tests {
     /// The revision as this implementation would have stored it.
     fn own(revision: &Arc<Revision>) -> Arc<Revision> {
         let mut own = Revision::clone(revision);
-        own.annotations.insert(keys::REVISION_WRITER.to_owned(), "1".to_owned());
+        own.annotations.insert(keys::REVISION_WRITER.into(), "1".into());
         Arc::new(own)
     }
 
@@ -287,7 +314,7 @@ mod tests {
             template
         };
         let mut stored = Revision::clone(&revision(1, "x:1"));
-        stored.template = Arc::new(with("a"));
+        stored.template = with("a").into();
         let stored = [Arc::new(stored)];
         assert!(matches!(decide(&stored, &with("a"), "web", 0), Decision::Use(_)));
         assert!(matches!(decide(&stored, &with("b"), "web", 0), Decision::Create { .. }));
@@ -328,7 +355,7 @@ mod tests {
     fn what_was_created_is_used_the_next_time() {
         let Decision::Create { data, .. } = decide(&[], &template("x:1"), "web", 0) else { unreachable!() };
         let mut stored = (*revision(1, "x:0")).clone();
-        stored.template = Arc::new(template_of(&data).unwrap().clone());
+        stored.template = template_of(&data).unwrap().into();
         assert!(matches!(decide(&[Arc::new(stored)], &template("x:1"), "web", 0), Decision::Use(_)));
     }
 

@@ -5,8 +5,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use crate::raw::RawJson;
 pub use crate::shared::{
     InPlaceUpdateStrategy, Lifecycle, LifecycleHook, OrderPriorityTerm, PriorityStrategy, ScatterTerm,
     WeightPriorityTerm,
@@ -38,12 +38,12 @@ pub struct CloneSetSpec {
     /// The pod that new pods are made from, a PodTemplateSpec. Changing it starts an update. restartPolicy must
     /// be Always and activeDeadlineSeconds cannot be set.
     #[schemars(schema_with = "crate::schema::raw_object")]
-    pub template: Value,
+    pub template: RawJson,
     /// PersistentVolumeClaims to make for every pod, each of which can be mounted as a volume of the same name.
     /// Changes apply to newly created pods only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::raw_anything")]
-    pub volume_claim_templates: Option<Vec<Value>>,
+    pub volume_claim_templates: Option<Vec<RawJson>>,
     /// How many revisions that no pod uses are kept for going back to. Default 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision_history_limit: Option<i32>,

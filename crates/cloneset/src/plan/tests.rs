@@ -9,6 +9,7 @@ use kruise_common::counts::IntOrPercent;
 use kruise_common::key::Uid;
 use kruise_common::lifecycle::{Lifecycle, LifecycleHook, STATE_LABEL};
 use kruise_common::pod::{ConditionView, ContainerStatusView, ContainerView, Phase};
+use kruise_common::texts::Texts;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -90,11 +91,11 @@ fn revision(name: &str, number: i64) -> Arc<Revision> {
         uid: Uid::from(name),
         resource_version: "1".into(),
         number,
-        template: Arc::new(json!({"spec": {"containers": [{"name": "main", "image": image}]}})),
+        template: json!({"spec": {"containers": [{"name": "main", "image": image}]}}).into(),
         created: None,
         controller: None,
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
+        labels: Texts::default(),
+        annotations: Texts::default(),
     })
 }
 

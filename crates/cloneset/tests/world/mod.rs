@@ -314,7 +314,7 @@ fn manager(
         }
         for revision in cluster.of("controllerrevisions") {
             let revision = serde_json::from_value(revision).unwrap();
-            stores.revisions.apply_own(Revision::parse(&revision).unwrap());
+            stores.revisions.apply_own(Revision::of(revision).unwrap());
         }
     }
     let server = Arc::clone(cluster);

@@ -52,7 +52,7 @@ pub fn diff(old: &Revision, new: &Revision, options: InPlaceOptions) -> Result<U
         }
     }
     let mut spec = UpdateSpec { revision: new.name().to_owned(), ..UpdateSpec::default() };
-    let (old, new) = (canonical_template(&old.template), canonical_template(&new.template));
+    let (old, new) = (canonical_template(&old.template()), canonical_template(&new.template()));
     equal_except(&old, &new, "", &["metadata", "spec"])?;
     let blank = Value::Object(Map::new());
     let part = |of| Value::get(of, "spec").unwrap_or(&blank);

@@ -25,11 +25,9 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn revision(name: &str, template: &Value) -> Revision {
-    Revision::parse(
-        &serde_json::from_value(
-            json!({"metadata": {"name": name}, "revision": 1, "data": data_of(template)}),
-        )
-        .unwrap(),
+    Revision::of(
+        serde_json::from_value(json!({"metadata": {"name": name}, "revision": 1, "data": data_of(template)}))
+            .unwrap(),
     )
     .unwrap()
 }

@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt as _;
-use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kruise_api::cloneset::v1beta1::CloneSet;
 use kruise_cloneset::apply::Executor;
@@ -16,7 +15,7 @@ use kruise_common::inplace::InPlaceOptions;
 use kruise_common::key::ObjectKey;
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
-use kruise_common::revision::Revision;
+use kruise_common::revision::{Revision, RevisionWire};
 use kruise_runtime::nodes::NodeWire;
 use kruise_runtime::store::Store;
 use kruise_runtime::watches::Watches;
@@ -43,7 +42,7 @@ fn stores(watches: &Watches) -> Stores {
         sets: watches.namespaced(|set: CloneSet| SetView::of(set)),
         pods: watches.namespaced(|pod: PodWire| Some(PodView::from(pod))),
         claims: watches.namespaced(|claim: PersistentVolumeClaim| StoredClaim::of(claim)),
-        revisions: watches.namespaced(|revision: ControllerRevision| Revision::parse(&revision)),
+        revisions: watches.namespaced(|revision: RevisionWire| Revision::of(revision)),
         nodes: watches.cluster(|node: NodeWire| NodeView::of(node)),
     }
 }
