@@ -19,9 +19,8 @@ use kruise_runtime::events::{ApiEvents, EventRecorder};
 use kruise_runtime::metrics::Metrics;
 use kruise_runtime::queue::{QueueMetrics, RateLimit, WorkQueue};
 use kruise_runtime::serve;
-use kruise_runtime::store::{Store, run_watch};
+use kruise_runtime::store::{Selection, Store, run_watch};
 use kube::Api;
-use kube::runtime::watcher;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -163,7 +162,7 @@ impl Parts {
         };
         let node = &self.flags.node_name;
         let puller = Puller::new(client.clone(), node, store.clone(), Arc::new(env), events);
-        let own = watcher::Config::default().fields(&format!("metadata.name={node}"));
+        let own = Selection { fields: Some(format!("metadata.name={node}")), ..Selection::default() };
         let watched = run_watch(Api::all(client), NodeImageView::of, store.clone(), own);
         self.until_stop("watch of the node image", watched);
         let stop = self.stopped.clone();
@@ -193,7 +192,8 @@ impl Parts {
     fn watch_pods(&mut self) -> PodStore {
         let pods = PodStore::new();
         if self.gates.enabled(Gate::DaemonWatchingPod) {
-            let own = watcher::Config::default().fields(&format!("spec.nodeName={}", self.flags.node_name));
+            let own = format!("spec.nodeName={}", self.flags.node_name);
+            let own = Selection { fields: Some(own), ..Selection::default() };
             let watched = run_watch(Api::<PodWire>::all(self.client.clone()), NodePod::of, pods.clone(), own);
             self.until_stop("watch of the pods", watched);
         }
@@ -204,7 +204,7 @@ impl Parts {
     fn restart_containers(&mut self, pods: &PodStore) -> anyhow::Result<()> {
         let requests: Store<crr::Request> = Store::new();
         let own = format!("{}={},{}=true", keys::CRR_NODE_NAME, self.flags.node_name, keys::CRR_ACTIVE);
-        let own = watcher::Config::default().labels(&own);
+        let own = Selection { labels: Some(own), ..Selection::default() };
         let watched =
             run_watch(Api::all(self.part(CONTAINER_RECREATION).0), crr::Request::of, requests.clone(), own);
         self.until_stop("watch of the container recreate requests", watched);

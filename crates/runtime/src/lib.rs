@@ -3,6 +3,7 @@
 pub mod client;
 pub mod controller;
 pub mod events;
+mod follow;
 pub mod in_place_metric;
 pub mod lease;
 pub mod metrics;

@@ -14,16 +14,17 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
-use futures::{StreamExt, pin_mut};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kruise_common::key::{ObjectKey, Uid};
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch};
+use kruise_common::wire::metadata;
 use kube::{Api, Resource};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch as channel;
 
-/// Objects asked for in one page of a list.
-const PAGE_SIZE: u32 = 500;
+use crate::follow::{Source, Step, follow};
+
+pub use crate::follow::Selection;
 
 /// Most removed objects remembered at once; a late event of one forgotten lives until its DELETED event.
 const MAX_TOMBSTONES: usize = 10_000;
@@ -136,6 +137,21 @@ struct Feed<V> {
 struct Listing {
     seen: HashSet<ObjectKey>,
     progress: u64,
+}
+
+/// One step of a watch.
+#[derive(Clone, Debug)]
+pub enum Event<V> {
+    /// A list begins.
+    Init,
+    /// An object of the list.
+    InitApply(V),
+    /// The list is complete.
+    InitDone,
+    /// An object was created or changed.
+    Apply(V),
+    /// An object is gone; as it was last.
+    Delete(V),
 }
 
 /// One step of a watch, reduced to what the store uses.
@@ -275,7 +291,7 @@ impl<V: View> Store<V> {
         });
     }
 
-    /// Takes in one step of a watch whose list was a consistent one (the default of [`watcher::Config`]).
+    /// Takes in one step of a watch whose list was a consistent one.
     pub fn apply_event(&self, event: Event<V>) {
         self.feed(match event {
             Event::Init => Fed::Init,
@@ -401,9 +417,11 @@ impl<V: View> Store<V> {
         tell(feed, &Change { old: Some(old), new: None });
     }
 
-    fn count_malformed(&self, key: &ObjectKey) {
+    /// Counts an object that cannot be read.
+    fn malformed_one(&self, key: ObjectKey) -> ObjectKey {
         self.inner.malformed.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(object = %key, "object cannot be read and is skipped");
+        key
     }
 }
 
@@ -414,74 +432,91 @@ fn tell<V>(feed: &Feed<V>, change: &Change<V>) {
 }
 
 /// Feeds `store` from a watch on `api`, for ever; drop the future to stop. Errors are logged and retried with growing
-/// delays. `config` says what is selected; page size and list consistency are set here.
+/// delays.
 ///
-/// An object for which `project` has no view is counted and skipped: a version known from before is kept until it can
-/// be read again or is deleted. Use [`kube::core::DeserializeGuard`] for `W` where objects of a wrong shape are
-/// possible: without it one such object fails the whole list.
-pub async fn run_watch<W, V>(
-    api: Api<W>,
-    project: fn(W) -> Option<V>,
-    store: Store<V>,
-    config: watcher::Config,
-) where
-    W: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+/// An object that is no `W`, or for which `project` has no view, is counted and skipped: a version known from before is
+/// kept until it can be read again or is deleted.
+pub async fn run_watch<W, V>(api: Api<W>, project: fn(W) -> Option<V>, store: Store<V>, selection: Selection)
+where
+    W: Resource + DeserializeOwned + 'static,
     V: View,
 {
-    let config = config.page_size(PAGE_SIZE).list_semantic(watcher::ListSemantic::MostRecent);
-    let events = watch::watcher(api, config).default_backoff();
-    pin_mut!(events);
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => take_in(&store, event, project),
-            Err(error) => {
-                store.inner.failures.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(error = %error, "watch failed and will be retried");
-            }
+    let url = api.resource_url().to_owned();
+    let source = Source { client: api.into_client(), url, selection };
+    let mut take_in = move |step: Step<'_>| store.take_in(step, &|text| decode(text, project));
+    match follow(&source, &mut take_in).await {}
+}
+
+/// What a text of an object says: who it is and, if it can be read, its view.
+struct Decoded<V> {
+    key: ObjectKey,
+    uid: Uid,
+    version: String,
+    view: Option<V>,
+}
+
+fn decode<W: Resource + DeserializeOwned, V>(text: &str, project: fn(W) -> Option<V>) -> Decoded<V> {
+    match serde_json::from_str::<W>(text) {
+        Ok(object) => {
+            let (key, uid, version) = identity(object.meta());
+            Decoded { key, uid, version, view: project(object) }
+        }
+        Err(error) => {
+            tracing::debug!(%error, "an object has another shape");
+            let bare: Bare = serde_json::from_str(text).unwrap_or_default();
+            let (key, uid, version) = identity(&bare.metadata);
+            Decoded { key, uid, version, view: None }
         }
     }
 }
 
-/// Projects and stores one event.
-fn take_in<W: Resource, V: View>(store: &Store<V>, event: Event<W>, project: fn(W) -> Option<V>) {
-    store.feed(match event {
-        Event::Init => Fed::Init,
-        Event::InitDone => Fed::InitDone,
-        Event::InitApply(object) => {
-            let (key, _, _) = identity(&object);
-            project(object).map_or_else(
-                || {
-                    store.count_malformed(&key);
-                    Fed::InitKeep(key.clone())
-                },
-                Fed::InitApply,
-            )
-        }
-        Event::Apply(object) => {
-            let (key, _, at) = identity(&object);
-            project(object).map_or_else(
-                || {
-                    store.count_malformed(&key);
-                    Fed::Skip(at)
-                },
-                Fed::Apply,
-            )
-        }
-        Event::Delete(object) => {
-            let (key, uid, at) = identity(&object);
-            Fed::Delete(key, uid, at)
-        }
-    });
+/// An object of any shape.
+#[derive(Default, Deserialize)]
+struct Bare {
+    #[serde(default, deserialize_with = "metadata")]
+    metadata: ObjectMeta,
 }
 
-fn identity<W: Resource>(object: &W) -> (ObjectKey, Uid, u64) {
-    let meta = object.meta();
+fn identity(meta: &ObjectMeta) -> (ObjectKey, Uid, String) {
     let key = ObjectKey::new(
         meta.namespace.as_deref().unwrap_or_default(),
         meta.name.as_deref().unwrap_or_default(),
     );
     let uid = Uid::from(meta.uid.as_deref().unwrap_or_default());
-    (key, uid, version(meta.resource_version.as_deref().unwrap_or_default()))
+    (key, uid, meta.resource_version.clone().unwrap_or_default())
+}
+
+impl<V: View> Store<V> {
+    /// Takes in one step of a watch and tells the version of its object.
+    fn take_in(&self, step: Step<'_>, decode: &dyn Fn(&str) -> Decoded<V>) -> Option<String> {
+        let (fed, told) = match step {
+            Step::Init => (Fed::Init, None),
+            Step::InitDone => (Fed::InitDone, None),
+            Step::Listed(text) => {
+                let Decoded { key, version, view, .. } = decode(text);
+                (view.map_or_else(|| Fed::InitKeep(self.malformed_one(key)), Fed::InitApply), Some(version))
+            }
+            Step::Changed(text) => {
+                let Decoded { key, version, view, .. } = decode(text);
+                let skip = || {
+                    self.malformed_one(key);
+                    Fed::Skip(self::version(&version))
+                };
+                (view.map_or_else(skip, Fed::Apply), Some(version))
+            }
+            Step::Deleted(text) => {
+                let Decoded { key, uid, version, .. } = decode(text);
+                (Fed::Delete(key, uid, self::version(&version)), Some(version))
+            }
+            Step::Failed(error) => {
+                self.inner.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(%error, "watch failed and will be retried");
+                return None;
+            }
+        };
+        self.feed(fed);
+        told
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kruise_common::key::{ObjectKey, Uid};
 use kube::core::PartialObjectMeta;
-use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -23,7 +22,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::store::{Store, View, run_watch};
+use crate::store::{Event, Selection, Store, View, run_watch};
+
+/// Where metadata are all that is read.
+const METADATA_ONLY: Selection = Selection { labels: None, fields: None, metadata_only: true };
 
 /// Groups whose kinds come from definitions that may be missing.
 const OWN_GROUPS: &str = ".kruise.io";
@@ -122,7 +124,7 @@ impl Watches {
         }));
         let mut tasks = JoinSet::new();
         let api = Api::<PartialObjectMeta<CustomResourceDefinition>>::all(client.clone());
-        tasks.spawn(run_watch(api, Definition::of, definitions, watcher::Config::default()));
+        tasks.spawn(run_watch(api, Definition::of, definitions, METADATA_ONLY));
         Self {
             inner: Arc::new(Inner {
                 client,
@@ -149,59 +151,70 @@ impl Watches {
     /// The store of a namespaced kind; its watch starts with the first call for `V`.
     pub fn namespaced<W, V>(&self, project: fn(W) -> Option<V>) -> Store<V>
     where
-        W: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + fmt::Debug
-            + DeserializeOwned
-            + Send
-            + 'static,
+        W: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + 'static,
         V: View,
     {
+        self.store(self.narrowed(), project, Selection::default(), "")
+    }
+
+    fn narrowed<W>(&self) -> Api<W>
+    where
+        W: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
         let client = self.inner.client.clone();
-        let api = if self.inner.namespace.is_empty() {
+        if self.inner.namespace.is_empty() {
             Api::all(client)
         } else {
             Api::namespaced(client, &self.inner.namespace)
-        };
-        self.store(api, project, "")
+        }
     }
 
-    /// The store of a namespaced kind in a namespace that is watched whatever the process is narrowed to; `None` if
-    /// [`Self::namespaced`] holds those objects anyway.
-    pub fn besides<W, V>(&self, namespace: &str, project: fn(W) -> Option<V>) -> Option<Store<V>>
+    /// As [`Self::namespaced`], where metadata are all that is needed: the API server sends nothing else.
+    pub fn namespaced_metadata<K, V>(&self, project: fn(PartialObjectMeta<K>) -> Option<V>) -> Store<V>
     where
-        W: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + fmt::Debug
-            + DeserializeOwned
-            + Send
-            + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + 'static,
+        V: View,
+    {
+        self.store(self.narrowed(), project, METADATA_ONLY, "")
+    }
+
+    /// The store of a namespaced kind's metadata in a namespace that is watched whatever the process is narrowed to;
+    /// `None` if [`Self::namespaced_metadata`] holds those objects anyway.
+    pub fn besides<K, V>(
+        &self,
+        namespace: &str,
+        project: fn(PartialObjectMeta<K>) -> Option<V>,
+    ) -> Option<Store<V>>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + 'static,
         V: View,
     {
         let narrowed = &self.inner.namespace;
         if narrowed.is_empty() || narrowed == namespace {
             return None;
         }
-        Some(self.store(Api::namespaced(self.inner.client.clone(), namespace), project, namespace))
+        let api = Api::namespaced(self.inner.client.clone(), namespace);
+        Some(self.store(api, project, METADATA_ONLY, namespace))
     }
 
     /// The store of a cluster-scoped kind; its watch starts with the first call for `V`.
     pub fn cluster<W, V>(&self, project: fn(W) -> Option<V>) -> Store<V>
     where
-        W: Resource<DynamicType = (), Scope = ClusterResourceScope>
-            + Clone
-            + fmt::Debug
-            + DeserializeOwned
-            + Send
-            + 'static,
+        W: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + DeserializeOwned + 'static,
         V: View,
     {
-        self.store(Api::all(self.inner.client.clone()), project, "")
+        self.store(Api::all(self.inner.client.clone()), project, Selection::default(), "")
     }
 
-    fn store<W, V>(&self, api: Api<W>, project: fn(W) -> Option<V>, besides: &str) -> Store<V>
+    fn store<W, V>(
+        &self,
+        api: Api<W>,
+        project: fn(W) -> Option<V>,
+        selection: Selection,
+        besides: &str,
+    ) -> Store<V>
     where
-        W: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Send + 'static,
+        W: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
         V: View,
     {
         let mut stores = locked(&self.inner.stores);
@@ -216,7 +229,7 @@ impl Watches {
         let resource = if group.is_empty() { plural.to_string() } else { format!("{plural}.{group}") };
         self.inner.caches.add(resource.clone(), store.clone());
         let served = group.ends_with(OWN_GROUPS).then(|| (resource, self.served()));
-        locked(&self.inner.tasks).spawn(watch_while_served(api, project, store.clone(), served));
+        locked(&self.inner.tasks).spawn(watch_while_served(api, project, store.clone(), selection, served));
         store
     }
 
@@ -248,13 +261,14 @@ async fn watch_while_served<W, V>(
     api: Api<W>,
     project: fn(W) -> Option<V>,
     store: Store<V>,
+    selection: Selection,
     served: Option<(String, Served)>,
 ) where
-    W: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Send + 'static,
+    W: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
     V: View,
 {
     let Some((definition, mut served)) = served else {
-        return run_watch(api, project, store, watcher::Config::default()).await;
+        return run_watch(api, project, store, selection).await;
     };
     loop {
         if served.wait_for(|known| known.contains(&definition)).await.is_err() {
@@ -262,7 +276,7 @@ async fn watch_while_served<W, V>(
         }
         tokio::select! {
             biased;
-            () = run_watch(api.clone(), project, store.clone(), watcher::Config::default()) => return,
+            () = run_watch(api.clone(), project, store.clone(), selection.clone()) => return,
             gone = served.wait_for(|known| !known.contains(&definition)) => if gone.is_err() { return },
         }
         tracing::warn!(definition, "the definition is gone, and its objects with it");

@@ -19,7 +19,6 @@ use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Store, View};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use kube::core::DeserializeGuard;
 use serde::Serialize;
 
 use crate::Clock;
@@ -46,8 +45,7 @@ pub(crate) struct Request {
 
 impl Request {
     /// Reads a request; none if it is not of the right shape.
-    pub(crate) fn of(wire: DeserializeGuard<ContainerRecreateRequest>) -> Option<Self> {
-        let mut object = wire.0.ok()?;
+    pub(crate) fn of(mut object: ContainerRecreateRequest) -> Option<Self> {
         object.metadata.managed_fields = None;
         Self::new(object)
     }

@@ -72,7 +72,7 @@ fn secrets(watches: &Watches) -> SecretStore {
     let namespace = copies_namespace();
     let copies = watches.besides(&namespace, |secret: PartialObjectMeta<Secret>| SecretView::of(secret));
     SecretStore {
-        own: watches.namespaced(|secret: PartialObjectMeta<Secret>| SecretView::of(secret)),
+        own: watches.namespaced_metadata(|secret: PartialObjectMeta<Secret>| SecretView::of(secret)),
         copies: copies.map(|copies| (namespace.into(), copies)),
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::client::Body;
-use kube::core::DeserializeGuard;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -236,27 +235,25 @@ fn an_unreadable_object_is_counted_and_its_known_version_kept() {
         map.metadata.name = Some("a".into());
         map.metadata.uid = Some("1".into());
         map.metadata.resource_version = Some(version.into());
-        map
+        serde_json::to_string(&map).unwrap()
     };
     let store = Store::new();
-    for event in
-        [Event::Init, Event::InitApply(map("5", true)), Event::InitDone, Event::Apply(map("6", false))]
-    {
-        take_in(&store, event, project);
+    let take_in = |step: Step<'_>| store.take_in(step, &|text| decode(text, project));
+    let [readable, odd, later] =
+        [("5", true), ("6", false), ("7", false)].map(|(version, readable)| map(version, readable));
+    for step in [Step::Init, Step::Listed(&readable), Step::InitDone, Step::Changed(&odd)] {
+        take_in(step);
     }
-    for event in [Event::Init, Event::InitApply(map("6", false)), Event::InitDone] {
-        take_in(&store, event, project);
+    for step in [Step::Init, Step::Listed(&odd), Step::InitDone] {
+        take_in(step);
     }
     assert_eq!((at(&store, "a").as_deref(), store.malformed()), (Some("1@5"), 2));
-    take_in(&store, Event::Delete(map("7", false)), project);
+    assert_eq!(take_in(Step::Deleted(&later)).as_deref(), Some("7"));
     assert!(store.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_fills_the_store_page_by_page_outlives_errors_and_skips_what_it_cannot_read() {
-    fn guarded(map: DeserializeGuard<ConfigMap>) -> Option<Thing> {
-        project(map.0.ok()?)
-    }
     fn map(name: &str, version: &str, data: &serde_json::Value) -> serde_json::Value {
         json!({"metadata": {"namespace": "ns", "name": name, "uid": name, "resourceVersion": version}, "data": data})
     }
@@ -296,10 +293,10 @@ async fn a_watch_fills_the_store_page_by_page_outlives_errors_and_skips_what_it_
             response.body(Body::from(body.into_bytes()))
         }
     });
-    let api: Api<DeserializeGuard<ConfigMap>> = Api::all(kube::Client::new(server, "ns"));
+    let api: Api<ConfigMap> = Api::all(kube::Client::new(server, "ns"));
     let store = Store::new();
-    let watch =
-        run_watch(api, guarded, store.clone(), watcher::Config::default().labels("x=y").any_semantic());
+    let selection = Selection { labels: Some("x=y".to_owned()), ..Selection::default() };
+    let watch = run_watch(api, project, store.clone(), selection);
     assert!(tokio::time::timeout(Duration::from_mins(2), watch).await.is_err(), "a watch never ends");
     assert_eq!((at(&store, "a").as_deref(), at(&store, "b"), store.len()), (Some("a@10"), None, 1));
     assert_eq!((store.malformed(), store.is_ready()), (2, true));

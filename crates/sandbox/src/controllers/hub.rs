@@ -7,9 +7,8 @@ use futures::future::{BoxFuture, join_all};
 use jiff::Timestamp;
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_runtime::queue::WorkQueue;
-use kruise_runtime::store::{Store, View, run_watch};
+use kruise_runtime::store::{Selection, Store, View, run_watch};
 use kube::core::{ApiResource, DynamicObject};
-use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde_json::Value;
 
@@ -166,13 +165,11 @@ impl Hub {
         let mut watches: Vec<BoxFuture<'_, ()>> = Vec::new();
         if any(&[ReplicaSets, Deployments, Jobs, Budgets, NodeLifecycle, Volumes]) {
             let api = Api::<PodView>::all(self.client.clone());
-            watches
-                .push(run_watch(api, Seen::project, self.pods.clone(), watcher::Config::default()).boxed());
+            watches.push(run_watch(api, Seen::project, self.pods.clone(), Selection::default()).boxed());
         }
         if any(&[NodeLifecycle]) {
             let api = Api::<NodeView>::all(self.client.clone());
-            watches
-                .push(run_watch(api, Seen::project, self.nodes.clone(), watcher::Config::default()).boxed());
+            watches.push(run_watch(api, Seen::project, self.nodes.clone(), Selection::default()).boxed());
         }
         let loose: [(&[Controller], ApiResource, &Store<Loose>); 9] = [
             (&[NodeLifecycle], resource("coordination.k8s.io", "v1", "Lease", "leases"), &self.leases),
@@ -196,8 +193,7 @@ impl Hub {
         for (users, resource, store) in loose {
             if any(users) {
                 let api = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
-                watches
-                    .push(run_watch(api, Seen::project, store.clone(), watcher::Config::default()).boxed());
+                watches.push(run_watch(api, Seen::project, store.clone(), Selection::default()).boxed());
             }
         }
         join_all(watches).await;
