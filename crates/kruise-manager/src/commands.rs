@@ -40,6 +40,10 @@ pub enum Command {
         /// Repair what can be repaired, and look again.
         #[arg(long)]
         fix: bool,
+        /// A manager is about to be installed or upgraded: exit code 0 unless something is found that neither its start nor
+        /// `--fix` puts right.
+        #[arg(long)]
+        before_install: bool,
     },
     /// Removes Kruise so that nothing it leaves blocks the cluster. Exit code 5: it refuses.
     Cleanup {
@@ -206,7 +210,14 @@ impl Command {
         let client = client.ok_or_else(|| anyhow::anyhow!("no cluster"))?;
         let upkeep = |place: &Place| Upkeep { client, installation: place.installation(), clock };
         match self {
-            Self::Preflight { place, fix } => Ok(upkeep(place).preflight(*fix).await),
+            Self::Preflight { place, fix, before_install } => {
+                let upkeep = upkeep(place);
+                Ok(if *before_install {
+                    upkeep.preflight_before_install(*fix).await
+                } else {
+                    upkeep.preflight(*fix).await
+                })
+            }
             Self::Cleanup { place, what } => match what.mode {
                 None => Ok(upkeep(place).cleanup_check().await),
                 Some(mode) => {
@@ -261,7 +272,9 @@ mod tests {
     #[test]
     fn a_subcommand_names_its_installation() {
         let line = parse(&["preflight", "--fix", "--namespace=there", "--release=r"]).unwrap();
-        let Some(Command::Preflight { place, fix: true }) = line.command else { panic!("{line:?}") };
+        let Some(Command::Preflight { place, fix: true, before_install: false }) = line.command else {
+            panic!("{line:?}")
+        };
         let installation = place.installation();
         assert_eq!(installation.namespace, "there");
         assert_eq!(

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -27,7 +30,7 @@ use crate::installation::{
 use crate::seen::{
     Backend, CertificateSeen, ConfigurationSeen, ConversionSeen, DefinitionSeen, HELM, Held, MANAGED_BY,
     ManagerSeen, NamespaceSeen, ObjectRef, ObjectsSeen, Ownership, RELEASE_NAME, RELEASE_NAMESPACE, Seen,
-    ServiceName, ServiceSeen,
+    ServiceName, ServiceSeen, Trial,
 };
 
 /// Objects listed at once.
@@ -292,25 +295,50 @@ fn leader(lease: &Lease, now: Timestamp) -> Option<String> {
     (age <= i64::from(spec.lease_duration_seconds.unwrap_or(15))).then_some(holder)
 }
 
-/// Has the API server admit a CloneSet that is not stored: that takes the webhooks and the way to them. None where there
-/// is nothing to try: no definition, or nobody who would be asked.
-pub async fn trial(client: &Client, seen: &Seen, installation: &Installation) -> Option<Result<(), String>> {
+/// Where the CloneSet on trial is not created.
+const TRIAL_NAMESPACE: &str = "default";
+
+/// Has the API server admit a CloneSet that is not stored: that takes the webhooks and the way to them.
+pub async fn trial(client: &Client, seen: &Seen, installation: &Installation) -> Trial {
     let name = ServiceName { namespace: installation.namespace.clone(), name: installation.service.clone() };
     let answers = seen.services.get(&name).is_some_and(|service| service.ready > 0);
     let defined = seen.definitions.iter().any(|it| it.name == "clonesets.apps.kruise.io" && it.established);
     if !answers || !defined {
-        return None;
+        return Trial::Pointless;
     }
     let set: CloneSet = match serde_yaml_ng::from_str(include_str!("trial.yaml")) {
         Ok(set) => set,
-        Err(error) => return Some(Err(error.to_string())),
+        Err(error) => return Trial::Refused(error.to_string()),
     };
-    let api: Api<CloneSet> = Api::namespaced(client.clone(), "default");
+    let api: Api<CloneSet> = Api::namespaced(client.clone(), TRIAL_NAMESPACE);
     let params = PostParams { dry_run: true, ..PostParams::default() };
-    Some(api.create(&params, &set).await.map(drop).map_err(|error| match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }))
+    let tried = match may_create_sets(client).await {
+        Ok(false) => return Trial::NotAllowed,
+        Ok(true) => api.create(&params, &set).await.map(drop),
+        Err(error) => Err(error),
+    };
+    match tried {
+        Ok(()) => Trial::Admitted,
+        Err(kube::Error::Api(status)) => Trial::Refused(status.message.clone()),
+        Err(other) => Trial::Refused(other.to_string()),
+    }
+}
+
+/// Asked rather than tried: a refusal for lack of rights would look like that of a webhook.
+async fn may_create_sets(client: &Client) -> kube::Result<bool> {
+    let wanted = ResourceAttributes {
+        group: Some("apps.kruise.io".to_owned()),
+        resource: Some("clonesets".to_owned()),
+        verb: Some("create".to_owned()),
+        namespace: Some(TRIAL_NAMESPACE.to_owned()),
+        ..ResourceAttributes::default()
+    };
+    let review = SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec { resource_attributes: Some(wanted), ..Default::default() },
+        ..Default::default()
+    };
+    let answer = Api::all(client.clone()).create(&PostParams::default(), &review).await?;
+    Ok(answer.status.is_some_and(|status| status.allowed))
 }
 
 #[derive(Debug, Serialize)]

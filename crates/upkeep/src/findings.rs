@@ -11,7 +11,7 @@ use kruise_webhook::configure::Configuration;
 use crate::installation::{Installation, NAMESPACE_LABEL, NAMESPACE_LABEL_VALUE, Release};
 use crate::seen::{
     Backend, ConfigurationSeen, ConversionSeen, DefinitionSeen, Held, NamespaceSeen, ObjectRef, Ownership,
-    Seen, ServiceName,
+    Seen, ServiceName, Trial,
 };
 
 /// How bad it is, and who can do something about it.
@@ -23,6 +23,8 @@ pub enum Severity {
     HealsAtStart,
     /// `preflight --fix` repairs it.
     Repairable,
+    /// A manager has to run, and none does.
+    NeedsManager,
     /// Nobody but a human can decide.
     Human,
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Severity {
             Self::Note => "note",
             Self::HealsAtStart => "heals at start",
             Self::Repairable => "repairable",
+            Self::NeedsManager => "needs a manager",
             Self::Human => "needs you",
         })
     }
@@ -110,6 +113,8 @@ pub enum Verdict {
     Clean,
     /// Something can be repaired.
     Repairable,
+    /// A manager has to be started, or what asks it removed.
+    NeedsManager,
     /// A human is needed.
     Human,
 }
@@ -119,9 +124,18 @@ impl Verdict {
     pub fn of(findings: &[Finding], repaired: bool) -> Self {
         match findings.iter().map(|finding| finding.severity).max() {
             Some(Severity::Human) => Self::Human,
+            Some(Severity::NeedsManager) => Self::NeedsManager,
             Some(Severity::Repairable) => Self::Repairable,
             Some(Severity::HealsAtStart) if !repaired => Self::Repairable,
             _ => Self::Clean,
+        }
+    }
+
+    /// The exit code of `preflight --before-install`: what a manager heals by starting, or `--fix` repairs, stops no install.
+    pub const fn exit_code_before_install(self) -> u8 {
+        match self {
+            Self::Clean | Self::Repairable | Self::NeedsManager => 0,
+            Self::Human => self.exit_code(),
         }
     }
 
@@ -130,7 +144,7 @@ impl Verdict {
         match self {
             Self::Clean => 0,
             Self::Repairable => 3,
-            Self::Human => 4,
+            Self::NeedsManager | Self::Human => 4,
         }
     }
 }
@@ -161,9 +175,7 @@ pub fn findings(seen: &Seen, installation: &Installation, now: Timestamp) -> Vec
         found.extend(look.namespace(namespace));
     }
     found.extend(look.ownership());
-    if let Some(Err(why)) = &seen.trial {
-        found.push(look.trial(why));
-    }
+    found.extend(look.trial());
     found.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.object.cmp(&b.object)));
     found
 }
@@ -236,7 +248,7 @@ impl Look<'_> {
                     vec![delete.clone()],
                 ),
                 Reach::Silent(name) => (
-                    Severity::Human,
+                    Severity::NeedsManager,
                     format!("asks Service {name}, behind which nothing is ready: {}", consequence()),
                     self.start_or_remove(),
                     Vec::new(),
@@ -552,19 +564,22 @@ impl Look<'_> {
             .collect()
     }
 
-    fn trial(&self, why: &str) -> Finding {
-        // The roles of managers do not let them create sets: refused before any webhook is asked.
-        if why.contains("cannot create resource") {
-            return Finding {
-                severity: Severity::Note,
-                object: format!("Service/{}", self.own_service()),
-                problem:
-                    "whether the API server reaches it was not tried: this account may not create CloneSets"
+    fn trial(&self) -> Option<Finding> {
+        let why = match &self.seen.trial {
+            Trial::Pointless | Trial::Admitted => return None,
+            // The roles of managers do not let them create sets.
+            Trial::NotAllowed => {
+                return Some(Finding {
+                    severity: Severity::Note,
+                    object: format!("Service/{}", self.own_service()),
+                    problem: "whether the API server reaches it was not tried: this account may not create CloneSets"
                         .to_owned(),
-                remedy: "run this as an administrator of the cluster, from any machine".to_owned(),
-                repairs: Vec::new(),
-            };
-        }
+                    remedy: "run this as an administrator of the cluster, from any machine".to_owned(),
+                    repairs: Vec::new(),
+                });
+            }
+            Trial::Refused(why) => why,
+        };
         let unreachable =
             ["failed calling webhook", "conversion webhook"].iter().any(|text| why.contains(text));
         let remedy = if why.contains("x509") {
@@ -575,13 +590,13 @@ impl Look<'_> {
         } else {
             "see what the message says"
         };
-        Finding {
+        Some(Finding {
             severity: Severity::Human,
             object: format!("Service/{}", self.own_service()),
             problem: format!("a CloneSet on trial was not admitted: {why}"),
             remedy: remedy.to_owned(),
             repairs: Vec::new(),
-        }
+        })
     }
 }
 

@@ -71,6 +71,17 @@ impl Upkeep {
 
     /// Looks for leftovers and faults; with `fix` it repairs what it can and looks again.
     pub async fn preflight(&self, fix: bool) -> Report {
+        let (verdict, text) = self.judged(fix).await;
+        Report { text, exit_code: verdict.exit_code() }
+    }
+
+    /// The same for when a manager is about to be started.
+    pub async fn preflight_before_install(&self, fix: bool) -> Report {
+        let (verdict, text) = self.judged(fix).await;
+        Report { text, exit_code: verdict.exit_code_before_install() }
+    }
+
+    async fn judged(&self, fix: bool) -> (Verdict, String) {
         let mut found = self.findings().await;
         let mut text = String::new();
         if fix {
@@ -88,7 +99,7 @@ impl Upkeep {
         }
         let verdict = Verdict::of(&found, fix);
         text.push_str(&list(&found));
-        Report { text, exit_code: verdict.exit_code() }
+        (verdict, text)
     }
 
     async fn findings(&self) -> Vec<Finding> {
@@ -419,7 +430,8 @@ fn list(found: &[Finding]) -> String {
         let _ = writeln!(text, "{severity}: {object}\n    {problem}\n    {remedy}");
     }
     let count = |severity| found.iter().filter(|finding| finding.severity == severity).count();
-    let (human, repairable) = (count(Severity::Human), count(Severity::Repairable));
+    let human = count(Severity::Human) + count(Severity::NeedsManager);
+    let repairable = count(Severity::Repairable);
     let heals = count(Severity::HealsAtStart);
     if human + repairable + heals == 0 {
         text.push_str("nothing is in the way of Kruise\n");

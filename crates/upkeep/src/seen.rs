@@ -42,8 +42,22 @@ pub struct Seen {
     pub owned: Vec<(ObjectRef, Ownership)>,
     /// What could not be looked at, and why.
     pub unreadable: Vec<(String, String)>,
-    /// What the API server said to a CloneSet on trial; none if there was no trial.
-    pub trial: Option<Result<(), String>>,
+    /// A CloneSet on trial.
+    pub trial: Trial,
+}
+
+/// What came of having the API server admit a CloneSet that is not stored.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Trial {
+    /// There was nothing to try: no definition, or nobody who would be asked.
+    #[default]
+    Pointless,
+    /// This account may not create CloneSets.
+    NotAllowed,
+    /// It was admitted.
+    Admitted,
+    /// It was not, and why.
+    Refused(String),
 }
 
 /// A Service by namespace and name.

@@ -133,7 +133,9 @@ fn a_manager_that_does_not_answer_is_for_a_human_and_says_what_to_start() {
         let mut seen = Seen { definitions: Vec::new(), ..healthy() };
         seen.services.insert(service("kruise-system"), ServiceSeen { ready: 0 });
         seen.manager = ManagerSeen { leader: None, replicas };
-        assert_eq!(only(&seen, Severity::Human, "nothing is ready"), []);
+        assert_eq!(only(&seen, Severity::NeedsManager, "nothing is ready"), []);
+        let verdict = Verdict::of(&found(&seen), false);
+        assert_eq!((verdict.exit_code(), verdict.exit_code_before_install()), (4, 0));
         let found = found(&seen);
         assert!(
             found[0].remedy.contains(told) && found[0].remedy.contains("cleanup --mode=keep"),
@@ -305,20 +307,18 @@ fn what_belongs_to_another_release_is_taken_over_only_if_a_release_is_named() {
 
 #[test]
 fn an_api_server_that_cannot_reach_the_webhook_is_told_with_the_port_to_open() {
-    let trial = |why: &str| Seen { trial: Some(Err(why.to_owned())), ..healthy() };
+    let trial = |why: &str| Seen { trial: Trial::Refused(why.to_owned()), ..healthy() };
     let timeout = trial("failed calling webhook \"mcloneset.kb.io\": context deadline exceeded");
     only(&timeout, Severity::Human, "context deadline exceeded");
     assert!(found(&timeout)[0].remedy.contains("9876"));
     let unknown = trial("failed calling webhook: x509: certificate signed by unknown authority");
     assert!(found(&unknown)[0].remedy.contains("authority"));
-    assert_eq!(found(&Seen { trial: Some(Ok(())), ..healthy() }), []);
+    assert_eq!(found(&Seen { trial: Trial::Admitted, ..healthy() }), []);
 }
 
 #[test]
 fn from_inside_the_managers_pod_the_webhooks_cannot_be_tried_and_that_is_no_fault() {
-    let why = "clonesets.apps.kruise.io is forbidden: User \"system:serviceaccount:kruise-system:kruise-manager\" \
-               cannot create resource \"clonesets\" in API group \"apps.kruise.io\" in the namespace \"default\"";
-    only(&Seen { trial: Some(Err(why.to_owned())), ..healthy() }, Severity::Note, "was not tried");
+    only(&Seen { trial: Trial::NotAllowed, ..healthy() }, Severity::Note, "was not tried");
 }
 
 #[test]
@@ -326,6 +326,8 @@ fn what_cannot_be_looked_at_is_never_called_clean() {
     let unreadable = vec![("Secret kruise-system/kruise-webhook-certs".to_owned(), "forbidden".to_owned())];
     let seen = Seen { unreadable, ..healthy() };
     only(&seen, Severity::Human, "forbidden");
+    let verdict = Verdict::of(&found(&seen), false);
+    assert_eq!((verdict.exit_code(), verdict.exit_code_before_install()), (4, 4));
 }
 
 #[test]
