@@ -7,7 +7,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
 
 use crate::child::{Kind, State};
 use crate::plan::Note;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, find_zone};
 use crate::stores::JobView;
 
 /// Seconds by which runs start late.
@@ -82,12 +82,13 @@ impl RunMetrics {
 
 const RESULTS: [&str; 2] = ["succeeded", "failed"];
 
-/// Objects whose schedule is followed, whose schedule is not, and whose schedule cannot be.
+/// Objects whose schedule is followed, whose schedule is not, and whose schedule cannot be as it was meant.
 fn schedules(jobs: &Store<JobView>) -> [(&'static str, usize); 3] {
     let (mut scheduled, mut paused, mut faulty) = (0, 0, 0);
     for job in jobs.all() {
         let spec = &job.object.spec;
-        let state = if Schedule::parse(&spec.schedule).is_err() {
+        let zone = spec.time_zone.as_deref().map(find_zone);
+        let state = if Schedule::parse(&spec.schedule).is_err() || zone.is_some_and(|zone| zone.is_err()) {
             &mut faulty
         } else if spec.paused == Some(true) {
             &mut paused
@@ -107,11 +108,11 @@ mod tests {
 
     use super::*;
 
-    fn job(name: &str, schedule: &str, paused: bool) -> JobView {
+    fn job(name: &str, schedule: &str, zone: &str, paused: bool) -> JobView {
         let job: AdvancedCronJob = serde_json::from_value(json!({
             "apiVersion": "apps.kruise.io/v1beta1", "kind": "AdvancedCronJob",
             "metadata": {"name": name, "namespace": "default", "uid": name, "resourceVersion": "1"},
-            "spec": {"schedule": schedule, "paused": paused, "template": {"jobTemplate": {}}}
+            "spec": {"schedule": schedule, "timeZone": zone, "paused": paused, "template": {"jobTemplate": {}}}
         }))
         .unwrap();
         JobView::of(job).unwrap()
@@ -135,9 +136,10 @@ mod tests {
         ] {
             metrics.told(Kind::Job, &note);
         }
-        jobs.apply_own(job("a", "* * * * *", false));
-        jobs.apply_own(job("b", "* * * * *", true));
-        jobs.apply_own(job("c", "whenever", true));
+        jobs.apply_own(job("a", "* * * * *", "UTC", false));
+        jobs.apply_own(job("b", "* * * * *", "UTC", true));
+        jobs.apply_own(job("c", "whenever", "UTC", true));
+        jobs.apply_own(job("d", "* * * * *", "Mars/Tharsis", false));
         let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [
             r#"kruise_advancedcronjob_runs_total{result="started"} 2"#,
@@ -149,7 +151,7 @@ mod tests {
             "kruise_advancedcronjob_delay_seconds_sum 3",
             r#"kruise_advancedcronjobs{state="scheduled"} 1"#,
             r#"kruise_advancedcronjobs{state="paused"} 1"#,
-            r#"kruise_advancedcronjobs{state="faulty"} 1"#,
+            r#"kruise_advancedcronjobs{state="faulty"} 2"#,
         ] {
             assert!(text.contains(&format!("{line}\n")), "{line} is not in\n{text}");
         }
