@@ -1,7 +1,7 @@
 //! One round of one request, and what wakes it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -92,8 +92,8 @@ pub struct Context {
     pub requests: Store<RequestView>,
     /// The pods.
     pub pods: Store<PodView>,
-    /// Since when requests are the first of their pod. A manager that starts anew is patient anew.
-    pub first: Mutex<HashMap<Uid, Timestamp>>,
+    /// Whose turn it is.
+    pub turns: Turns,
     /// Counters.
     pub metrics: RequestMetrics,
     /// Tells users.
@@ -102,17 +102,27 @@ pub struct Context {
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
+/// Since when requests are the first of their pod. A manager that starts anew is patient anew.
+#[derive(Debug, Default)]
+pub struct Turns(Mutex<HashMap<Uid, Timestamp>>);
+
+impl Turns {
+    fn since(&self) -> MutexGuard<'_, HashMap<Uid, Timestamp>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Context {
     /// Since when this request is the first of its pod and waits; `None` if it is not, or does not.
     fn first_since(&self, request: &RequestView, now: Timestamp) -> Option<Timestamp> {
         let pods = request.owners();
         let mut others = pods.iter().flat_map(|pod| self.requests.owned_by(pod));
         let waits = request.is_open() && request.phase() == Some(Phase::Pending);
-        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.turns.since();
         if waits && !others.any(|other| other.uid != request.uid && other.comes_before(request)) {
-            return Some(*first.entry(request.uid.clone()).or_insert(now));
+            return Some(*turns.entry(request.uid.clone()).or_insert(now));
         }
-        first.remove(&request.uid);
+        turns.remove(&request.uid);
         None
     }
 }
@@ -139,7 +149,7 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
             for next in pods.iter().flat_map(|pod| requests.owned_by(pod)) {
                 waker.add(next.key.clone());
             }
-            follower.first.lock().unwrap_or_else(PoisonError::into_inner).remove(&old.uid);
+            follower.turns.since().remove(&old.uid);
         }
     }));
     let (waker, requests) = (queue.clone(), context.requests.clone());

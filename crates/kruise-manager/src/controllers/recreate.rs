@@ -8,7 +8,7 @@ use kruise_common::gates::Gate;
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_containerrecreaterequest::admission;
-use kruise_containerrecreaterequest::controller::{self, Context, NAME, RequestView};
+use kruise_containerrecreaterequest::controller::{self, Context, NAME, RequestView, Turns};
 use kruise_containerrecreaterequest::metrics::RequestMetrics;
 use kruise_webhook::review::AdmissionRequest;
 use kruise_webhook::route::Router;
@@ -31,7 +31,7 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
         client: parts.client_of(NAME),
         requests: parts.watches.namespaced(|request: ContainerRecreateRequest| RequestView::of(request)),
         pods: parts.watches.namespaced(|pod: PodWire| Some(PodView::from(pod))),
-        first: std::sync::Mutex::default(),
+        turns: Turns::default(),
         metrics: RequestMetrics::register(parts.metrics.registry())?,
         events: parts.events.for_component(NAME),
         clock: Arc::clone(&parts.clock),
