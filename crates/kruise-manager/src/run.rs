@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use clap::Parser as _;
 use jiff::Timestamp;
 use kruise_common::gates::{FeatureGates, Gate};
 use kruise_common::pod::PodView;
@@ -62,6 +63,36 @@ pub struct Setup {
     pub metrics: Metrics,
     /// Makes random choices repeatable, for simulations; otherwise `None`.
     pub seed: Option<u64>,
+}
+
+impl Setup {
+    /// A manager inside a process of somebody else's: `flags` are its command line, and by default it leads without a Lease
+    /// and listens nowhere.
+    ///
+    /// # Errors
+    /// The flags contradict each other or cannot be read.
+    pub fn embedded(
+        flags: &[String],
+        webhooks: Webhooks,
+        clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+        seed: Option<u64>,
+    ) -> anyhow::Result<Self> {
+        let defaults = [
+            "kruise-manager",
+            "--enable-leader-election=false",
+            "--metrics-addr=0",
+            "--health-probe-addr=0",
+            "--enable-pprof=false",
+            "--protection-log-path=",
+        ];
+        let line = defaults.into_iter().map(str::to_owned).chain(flags.iter().cloned());
+        let flags = Flags::try_parse_from(line)?;
+        let gates = FeatureGates::parse_with(&flags.feature_gates, "")?.gates;
+        let controllers = Selection::parse(&flags.controllers)?;
+        controllers.check(gates)?;
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), "embedded", gates)?;
+        Ok(Self { flags, gates, controllers, webhooks, clock, metrics, seed })
+    }
 }
 
 /// Runs until `stop` resolves, or until something that must not end has ended. Dropping the future stops everything

@@ -13,13 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser as _;
-use kruise_common::gates::FeatureGates;
-use kruise_manager::flags::Flags;
 use kruise_manager::run::{self, Setup, Webhooks};
-use kruise_manager::selection::Selection;
 use kruise_runtime::client::ClientMetrics;
-use kruise_runtime::metrics::Metrics;
 use kruise_sandbox::server::{Config, Server};
 use kruise_webhook::options::WebhookOptions;
 use prometheus::{IntCounterVec, Opts, Registry};
@@ -110,36 +105,17 @@ fn is_registered(registry: &Registry, name: &str) -> bool {
 /// The registry of a manager that runs, with everything on.
 async fn running() -> (Registry, oneshot::Sender<()>, tokio::task::JoinHandle<anyhow::Result<()>>) {
     let server = Server::new(Config::default());
-    let flags = Flags::try_parse_from([
-        "kruise-manager",
-        "--enable-leader-election=false",
-        "--metrics-addr=0",
-        "--health-probe-addr=0",
-        "--enable-pprof=false",
-        "--protection-log-path=",
-        "--workload-metrics",
-        "--feature-gates=ImagePullJobGate=true",
-    ])
-    .unwrap();
-    let gates = FeatureGates::parse(&flags.feature_gates).unwrap().gates;
-    let metrics = Metrics::new("test", "test", gates).unwrap();
-    ClientMetrics::register(metrics.registry()).unwrap();
-    let registry = metrics.registry().clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut options = WebhookOptions::from_env(&|_| None).unwrap();
     options.host = Some("127.0.0.1".to_owned());
     options.port = listener.local_addr().unwrap().port();
     options.certs_on_disk = true;
     options.cert_dir = std::env::temp_dir().join(format!("kruise-metrics-{}", std::process::id()));
-    let setup = Setup {
-        flags,
-        gates,
-        controllers: Selection::parse("*").unwrap(),
-        webhooks: Webhooks::ServeOn(options, listener),
-        clock: Arc::new(|| "2026-01-01T00:00:00Z".parse().unwrap()),
-        metrics,
-        seed: None,
-    };
+    let flags = ["--workload-metrics", "--feature-gates=ImagePullJobGate=true"].map(str::to_owned);
+    let clock = Arc::new(|| "2026-01-01T00:00:00Z".parse().unwrap());
+    let setup = Setup::embedded(&flags, Webhooks::ServeOn(options, listener), clock, None).unwrap();
+    let registry = setup.metrics.registry().clone();
+    ClientMetrics::register(&registry).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move { drop(stopped.await) };
     let manager = tokio::spawn(run::run(setup, server.client_as("kruise-manager"), stopped));

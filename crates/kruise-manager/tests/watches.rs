@@ -6,14 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kruise_common::gates::FeatureGates;
 use kruise_manager::catalogue;
-use kruise_manager::flags::Flags;
 use kruise_manager::run::{self, Setup, Webhooks};
 use kruise_manager::selection::Selection;
-use kruise_runtime::metrics::Metrics;
 use kruise_sandbox::server::{Config, Server, Verb};
 use kube::Api;
 use kube::api::PostParams;
@@ -41,28 +37,12 @@ async fn watched(controllers: &str) -> BTreeSet<String> {
     for definition in kruise_api::crd::all() {
         definitions.create(&PostParams::default(), &definition).await.unwrap();
     }
-    let flags = Flags::try_parse_from([
-        "kruise-manager",
-        "--enable-leader-election=false",
-        "--metrics-addr=0",
-        "--health-probe-addr=0",
-        "--enable-pprof=false",
-        "--protection-log-path=",
-        "--feature-gates=ImagePullJobGate=true",
-    ])
-    .unwrap();
-    let gates = FeatureGates::parse(&flags.feature_gates).unwrap().gates;
-    let metrics = Metrics::new("test", "test", gates).unwrap();
-    let registry = metrics.registry().clone();
-    let setup = Setup {
-        flags,
-        gates,
-        controllers: Selection::parse(controllers).unwrap(),
-        webhooks: Webhooks::HandOver(Box::new(drop)),
-        clock: Arc::new(|| "2026-01-01T00:00:00Z".parse().unwrap()),
-        metrics,
-        seed: None,
-    };
+    let flags = ["--feature-gates=ImagePullJobGate=true".to_owned()];
+    let clock = Arc::new(|| "2026-01-01T00:00:00Z".parse().unwrap());
+    let mut setup = Setup::embedded(&flags, Webhooks::HandOver(Box::new(drop)), clock, None).unwrap();
+    // Also those that a command line does not accept alone, because they need another to be of use.
+    setup.controllers = Selection::parse(controllers).unwrap();
+    let registry = setup.metrics.registry().clone();
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move { drop(stopped.await) };
     let manager = tokio::spawn(run::run(setup, server.client_as(CLIENT), stopped));

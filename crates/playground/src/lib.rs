@@ -10,13 +10,8 @@ use std::sync::{Arc, LazyLock};
 
 pub use admission::Admission;
 use anyhow::Context as _;
-use clap::Parser as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kruise_common::gates::FeatureGates;
-use kruise_manager::flags::Flags;
 use kruise_manager::run::{self, Setup, Webhooks};
-use kruise_manager::selection::Selection;
-use kruise_runtime::metrics::Metrics;
 use kruise_sandbox::clock::WallClock;
 use kruise_sandbox::controllers::{self, Controller, gc};
 use kruise_sandbox::nodes::{Nodes, Settings};
@@ -175,7 +170,7 @@ impl Playground {
     /// A flag is wrong.
     pub fn start_manager(&mut self, webhooks: Webhooks) -> anyhow::Result<()> {
         self.crash_manager();
-        let setup = setup(&self.flags, webhooks, Arc::clone(&self.clock), self.seed)?;
+        let setup = Setup::embedded(&self.flags, webhooks, Arc::clone(&self.clock), self.seed)?;
         let (stop, stopped) = oneshot::channel();
         let client = (self.dial)(&self.server);
         let stopped = async {
@@ -281,22 +276,4 @@ pub async fn install_definitions(client: &Client, only: Option<&[&str]>) -> anyh
         }
     }
     Ok(())
-}
-
-fn setup(flags: &[String], webhooks: Webhooks, clock: WallClock, seed: Option<u64>) -> anyhow::Result<Setup> {
-    let defaults = [
-        "kruise-manager",
-        "--enable-leader-election=false",
-        "--metrics-addr=0",
-        "--health-probe-addr=0",
-        "--enable-pprof=false",
-        "--protection-log-path=",
-    ];
-    let line = defaults.into_iter().map(str::to_owned).chain(flags.iter().cloned());
-    let flags = Flags::try_parse_from(line)?;
-    let gates = FeatureGates::parse_with(&flags.feature_gates, "")?.gates;
-    let controllers = Selection::parse(&flags.controllers)?;
-    controllers.check(gates)?;
-    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), "sandbox", gates)?;
-    Ok(Setup { flags, gates, controllers, webhooks, clock, metrics, seed })
 }
