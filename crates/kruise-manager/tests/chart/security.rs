@@ -61,11 +61,11 @@ fn no_role_is_for_everything() {
     for object in helm.render(&[]).unwrap() {
         if object.kind().ends_with("Role") {
             for rule in object.value["rules"].as_array().into_iter().flatten() {
-                // Before an uninstall the hook looks at all kinds of Kruise, also those that only OpenKruise has.
+                // Before an install and an uninstall a hook looks at all kinds of Kruise, also those that only OpenKruise has.
                 let groups = rule["apiGroups"].as_array().unwrap();
                 let own = groups.iter().all(|group| group.as_str().unwrap().ends_with(".kruise.io"));
                 let mut rule = rule.clone();
-                if own && object.name() == "kruise-helm-hook" {
+                if own && ["kruise-helm-hook", "kruise-helm-preflight"].contains(&object.name()) {
                     rule["resources"] = Value::Null;
                 }
                 let text = rule.to_string();
@@ -109,9 +109,9 @@ fn a_manager_that_gets_its_certificates_may_not_write_authorities() {
     assert_eq!(annotated("CustomResourceDefinition", "nodeimages.apps.kruise.io"), Value::Null);
 }
 
-/// What the hook of an uninstall tells the manager's binary, in order.
-fn cleanups(objects: &[Object]) -> Vec<String> {
-    let pod = &object(objects, "Job", "kruise-finalizer").unwrap()["spec"]["template"]["spec"];
+/// What the Job of a hook tells the manager's binary, in order.
+fn commands(objects: &[Object], job: &str) -> Vec<String> {
+    let pod = &object(objects, "Job", job).unwrap()["spec"]["template"]["spec"];
     let of = |list: &str| pod[list].as_array().cloned().unwrap_or_default();
     let commands = of("initContainers").into_iter().chain(of("containers")).map(|container| {
         let command: Vec<String> = serde_json::from_value(container["command"].clone()).unwrap();
@@ -121,9 +121,9 @@ fn cleanups(objects: &[Object]) -> Vec<String> {
     commands.collect()
 }
 
-/// Verbs of all rules of the hook's roles.
-fn verbs(objects: &[Object], group: &str) -> Vec<String> {
-    let roles = objects.iter().filter(|it| it.kind().ends_with("Role") && it.name() == "kruise-helm-hook");
+/// Verbs of all rules of a hook's roles.
+fn verbs(objects: &[Object], hook: &str, group: &str) -> Vec<String> {
+    let roles = objects.iter().filter(|it| it.kind().ends_with("Role") && it.name() == hook);
     let mut verbs = Vec::new();
     for rule in roles.flat_map(|role| role.value["rules"].as_array().unwrap().clone()) {
         if rule["apiGroups"].to_string().contains(group) {
@@ -140,7 +140,8 @@ fn an_uninstall_deletes_no_object_and_no_definition_unless_told() {
     let Some(helm) = Helm::find() else { return };
     let of = |set: &str| {
         let objects = helm.render(&["--set", set]).unwrap();
-        (cleanups(&objects), verbs(&objects, "kruise.io"), verbs(&objects, "apiextensions"))
+        let verbs = |group| verbs(&objects, "kruise-helm-hook", group);
+        (commands(&objects, "kruise-finalizer"), verbs("kruise.io"), verbs("apiextensions"))
     };
     let (commands, objects, definitions) = of("hooks.preDelete.enabled=true");
     assert_eq!(commands, ["cleanup --check", "cleanup --mode=orphan"]);
@@ -160,6 +161,22 @@ fn an_uninstall_deletes_no_object_and_no_definition_unless_told() {
         let objects = helm.render(&["--set", off]).unwrap();
         assert!(!objects.iter().any(|object| object.text.contains("kruise-helm-hook")), "{off}");
     }
+}
+
+#[test]
+fn preflight_before_an_install_only_reads_and_runs_before_crds_are_applied() {
+    let Some(helm) = Helm::find() else { return };
+    let objects = helm.render(&["--set", "hooks.preflight.enabled=true,crds.mode=hook"]).unwrap();
+    assert_eq!(commands(&objects, "kruise-preflight"), ["preflight --before-install"]);
+    assert_eq!(verbs(&objects, "kruise-helm-preflight", ""), ["get", "list"]);
+    let weight = |kind, name: &str| -> i32 {
+        let annotations = &object(&objects, kind, name).unwrap()["metadata"]["annotations"];
+        assert_eq!(annotations["helm.sh/hook"], "pre-install,pre-upgrade");
+        annotations["helm.sh/hook-weight"].as_str().unwrap().parse().unwrap()
+    };
+    assert!(weight("Job", "kruise-preflight") < weight("ClusterRole", "kruise-helm-crds"));
+    let default = helm.render(&[]).unwrap();
+    assert!(!default.iter().any(|object| object.name().contains("preflight")), "only where it is asked for");
 }
 
 #[test]
