@@ -23,6 +23,12 @@ pub(crate) const DIFFERENCES: &[(&str, &str)] = &[
     ("views::tables_of_workloads_have_their_columns", "no controller makes revisions of stateful sets"),
 ];
 
-/// Cases about forgotten history: a cluster answers them as recorded only when it is some minutes old.
-pub(crate) const AGED: &[&str] =
-    &["list::wrong_continue_tokens_are_refused", "watch::a_version_too_old_is_gone"];
+/// Cases about forgotten history, each with a question that is answered with 410 once it is forgotten: by etcd after some
+/// minutes, by the cache that watches are served from after some hundred changes.
+pub(crate) const AGED: &[(&str, &str)] = &[
+    (
+        "list::wrong_continue_tokens_are_refused",
+        "/api/v1/namespaces?limit=1&resourceVersion=1&resourceVersionMatch=Exact",
+    ),
+    ("watch::a_version_too_old_is_gone", "/api/v1/secrets?watch=true&resourceVersion=1&timeoutSeconds=1"),
+];
