@@ -230,7 +230,7 @@ async fn close_request(job: &JobView, context: &Context) -> Result<(), Error> {
 
 /// Conflicts and namespaces that go are no failures anybody could do something about.
 fn note_failure(notes: &mut Vec<Note>, error: &Error, note: impl Fn(String) -> Note) {
-    if let Error::Api { source, .. } = error {
-        notes.push(note(source.to_string()));
+    if matches!(error, Error::Api { .. }) {
+        notes.push(note(error.said()));
     }
 }

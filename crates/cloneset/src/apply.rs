@@ -20,7 +20,7 @@ use kruise_common::patch::{PodEndpoint, PodPatch};
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::{Decision, Revision, RevisionWire};
-use kruise_runtime::client::is_namespace_terminating;
+use kruise_runtime::client::{is_namespace_terminating, said};
 use kruise_runtime::events::{EventRecorder, EventType, about};
 use kube::Resource as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -44,12 +44,12 @@ pub enum ApplyError {
     #[error("{0} is not created: its namespace is being deleted")]
     NamespaceGone(ObjectKey),
     /// The API server refused, or did not answer.
-    #[error("cannot write {key}: {source}")]
+    #[error("cannot write {key}: {}", said(.cause))]
     Api {
         /// What was to be written.
         key: ObjectKey,
         /// The cause.
-        source: Box<kube::Error>,
+        cause: Box<kube::Error>,
     },
     /// An object that this process built or received is not what it should be.
     #[error("{key} is malformed: {detail}")]
@@ -655,6 +655,6 @@ pub(crate) fn failure(key: &ObjectKey, error: kube::Error) -> ApplyError {
     } else if is_namespace_terminating(&error) {
         ApplyError::NamespaceGone(key.clone())
     } else {
-        ApplyError::Api { key: key.clone(), source: Box::new(error) }
+        ApplyError::Api { key: key.clone(), cause: Box::new(error) }
     }
 }

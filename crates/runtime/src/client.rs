@@ -78,6 +78,14 @@ pub fn client(mut config: kube::Config, agent: &str, metrics: ClientMetrics) -> 
     Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
+/// What the API server said, in its own words, or why it said nothing: once, and without how we hold it.
+pub fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// Whether the API server refused to create something because the namespace is being deleted: it will never be created,
 /// and what it was for goes as well.
 pub fn is_namespace_terminating(error: &kube::Error) -> bool {

@@ -13,6 +13,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::client::said;
+
 /// Objects asked for in one page of a list.
 const PAGE_SIZE: u32 = 500;
 /// A watch that says nothing for so long is taken for dead: the API server is asked to end it five seconds before.
@@ -65,7 +67,7 @@ pub(crate) enum Step<'a> {
 /// Why a list or a watch ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FollowError {
-    #[error(transparent)]
+    #[error("{}", said(.0))]
     Api(Box<kube::Error>),
     #[error("the watch was ended: {} ({})", .0.message, .0.code)]
     Told(Box<Status>),

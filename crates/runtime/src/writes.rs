@@ -6,7 +6,7 @@ use kruise_common::key::ObjectKey;
 use kube::api::{DeleteParams, Preconditions};
 use serde::Serialize;
 
-use crate::client::is_namespace_terminating;
+use crate::client::{is_namespace_terminating, said};
 use crate::controller::Requeue;
 
 /// How long the stores get to learn of a change that a write met before they did.
@@ -22,12 +22,12 @@ pub enum Error {
     #[error("{0} is not written: its namespace is being deleted")]
     NamespaceGone(ObjectKey),
     /// The API server refused, or did not answer.
-    #[error("cannot write {key}: {source}")]
+    #[error("cannot write {key}: {}", said(.cause))]
     Api {
         /// What was to be written.
         key: ObjectKey,
         /// The cause.
-        source: Box<kube::Error>,
+        cause: Box<kube::Error>,
     },
 }
 
@@ -35,10 +35,7 @@ impl Error {
     /// What the API server said, in its own words if it said something: for users, who know what was to be written.
     pub fn said(&self) -> String {
         match self {
-            Self::Api { source, .. } => match &**source {
-                kube::Error::Api(status) => status.message.clone(),
-                other => other.to_string(),
-            },
+            Self::Api { cause, .. } => said(cause),
             other => other.to_string(),
         }
     }
@@ -70,7 +67,7 @@ pub fn failure(key: &ObjectKey, error: kube::Error) -> Error {
     } else if is_namespace_terminating(&error) {
         Error::NamespaceGone(key.clone())
     } else {
-        Error::Api { key: key.clone(), source: Box::new(error) }
+        Error::Api { key: key.clone(), cause: Box::new(error) }
     }
 }
 
@@ -154,5 +151,15 @@ mod tests {
         assert_eq!(settled(Ok(Requeue::None)).unwrap(), Requeue::None);
         let refused = failure(&key(), kube::Error::LinesCodecMaxLineLengthExceeded);
         assert!(matches!(settled(Err(refused)), Err(Error::Api { .. })));
+    }
+
+    #[test]
+    fn a_log_line_tells_once_what_the_api_server_said() {
+        let status = kube::core::Status::failure("no endpoints available", "InternalError").with_code(500);
+        let refused = failure(&ObjectKey::new("", "node1"), kube::Error::Api(status.boxed()));
+        assert_eq!(
+            format!("{:#}", anyhow::Error::from(refused)),
+            "cannot write node1: no endpoints available"
+        );
     }
 }
