@@ -3,7 +3,7 @@
 use crate::helm::Helm;
 
 /// What is set, and what the refusal has to say.
-const REFUSALS: [(&str, &[&str]); 26] = [
+const REFUSALS: [(&str, &[&str]); 27] = [
     ("manager.replicas=two", &["'/manager/replicas'", "got string, want integer"]),
     ("manager.replcas=3", &["'/manager'", "'replcas' not allowed"]),
     ("managr.replicas=3", &["'managr' not allowed"]),
@@ -17,6 +17,7 @@ const REFUSALS: [(&str, &[&str]); 26] = [
     ("manager.loggingFormat=xml", &["'/manager/loggingFormat'", "'text', 'json'"]),
     ("manager.leaderElection.leaseDuration=15", &["'/manager/leaderElection/leaseDuration'"]),
     ("daemon.log.level=11", &["'/daemon/log/level'", "maximum: got 11, want 10"]),
+    ("daemon.windowsImage.repository=a/b", &["daemon.windowsImage: there is no agent for Windows"]),
     ("daemon.minFreeDisk=10GB", &["'/daemon/minFreeDisk'", "'10GB' does not match"]),
     ("daemon.credentialProvider.hostPath=plugins", &["'/daemon/credentialProvider/hostPath'", "'plugins'"]),
     ("installation.namespace=Kruise", &["'/installation/namespace'", "'Kruise' does not match"]),
