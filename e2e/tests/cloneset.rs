@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kruise_e2e::{
@@ -50,6 +50,7 @@ specs! {
     surging_never_has_fewer_pods_available_than_replicas,
     an_in_place_update_waits_for_the_hook_label_to_be_removed_and_ends_when_it_is_back,
     a_deletion_waits_for_the_hook_label_to_be_removed,
+    a_pod_that_its_hook_marks_is_out_of_service_until_it_goes,
     the_scale_subresource_reads_and_writes_the_replicas_and_gives_the_selector,
     an_in_place_update_leaves_the_pod_time_to_drain,
     a_rollback_in_mid_rollout_takes_the_old_revision_with_a_higher_number,
@@ -78,7 +79,9 @@ async fn a_new_set_has_labelled_owned_pods_with_the_gate_and_a_full_status(at: V
         ensure!(pod.revision() == revision, "revision label of {}", pod.name());
         ensure!(pod.label("pod-template-hash") == suffix(revision), "pod-template-hash of {}", pod.name());
         ensure!(pod.state() == "Normal", "state of {}", pod.name());
-        ensure!(pod.condition("InPlaceUpdateReady") == Some(true), "InPlaceUpdateReady of {}", pod.name());
+        for kind in ["InPlaceUpdateReady", "KruisePodReady"] {
+            ensure!(pod.condition(kind) == Some(true), "{kind} of {}", pod.name());
+        }
         let owners = pod.metadata.owner_references.clone().unwrap_or_default();
         ensure!(owners.len() == 1, "owners of {}: {owners:?}", pod.name());
         let owner = &owners[0];
@@ -86,7 +89,8 @@ async fn a_new_set_has_labelled_owned_pods_with_the_gate_and_a_full_status(at: V
         ensure!(owner.api_version == "apps.kruise.io/v1beta1", "{owner:?}");
         ensure!(owner.controller == Some(true) && owner.block_owner_deletion == Some(true), "{owner:?}");
         let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.clone()).unwrap_or_default();
-        ensure!(gates.iter().any(|gate| gate.condition_type == "InPlaceUpdateReady"), "gates {gates:?}");
+        let gates: Vec<_> = gates.iter().map(|gate| gate.condition_type.as_str()).collect();
+        ensure!(gates == ["InPlaceUpdateReady", "KruisePodReady"], "gates {gates:?}");
     }
     let numbers = [
         "replicas",
@@ -325,6 +329,40 @@ async fn a_deletion_waits_for_the_hook_label_to_be_removed(at: Venue) -> Result<
     place.patch_pod(&leaving[0], &json!({"metadata": {"labels": {HOOK: null}}})).await?;
     let after = place.eventually("it goes", SOON, |now| now.settled(1)).await?;
     place.check(&after, "that one went", after.pods()[0].name() != leaving[0]).await
+}
+
+async fn a_pod_that_its_hook_marks_is_out_of_service_until_it_goes(at: Venue) -> Result<()> {
+    let set = merged(
+        clone_set(2, ONE),
+        &json!({"spec": {
+            "lifecycle": {"preDelete": {"labelsHandler": {HOOK: "on"}, "markPodNotReady": true}},
+            "template": {"metadata": {"labels": {"app": SET, HOOK: "on"}}},
+        }}),
+    );
+    let (place, _) = at.with(&set).await?;
+    place.scale(1).await?;
+    let marked = |now: &Snapshot| {
+        let pods = now.pods().into_iter().filter(|pod| {
+            let out = pod.condition("KruisePodReady") == Some(false) && pod.condition("Ready") == Some(false);
+            pod.state() == "PreparingDelete" && out
+        });
+        pods.map(|pod| pod.name().to_owned()).collect::<Vec<_>>()
+    };
+    let now = place
+        .eventually("the pod that prepares is out of service", SOON, |now| marked(now).len() == 1)
+        .await?;
+    let leaving = marked(&now);
+    let pod = now.pods().into_iter().find(|pod| pod.name() == leaving[0]).context("it is there")?;
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let message = conditions.filter(|it| it.type_ == "KruisePodReady").find_map(|it| it.message.clone());
+    let wanted = r#"[{"userAgent":"Lifecycle","key":"preDeleteHook"}]"#;
+    ensure!(message.as_deref() == Some(wanted), "{message:?}");
+    place.scale(2).await?;
+    place.always("it does not come back", seconds(2), |now| marked(now) == leaving).await?;
+    place.patch_pod(&leaving[0], &json!({"metadata": {"labels": {HOOK: null}}})).await?;
+    let gone = |now: &Snapshot| now.pods().iter().all(|pod| pod.name() != leaving[0]);
+    place.eventually("another takes its place", SOON, |now| now.settled(2) && gone(now)).await?;
+    Ok(())
 }
 
 async fn the_scale_subresource_reads_and_writes_the_replicas_and_gives_the_selector(at: Venue) -> Result<()> {

@@ -92,11 +92,11 @@ pub fn pod(
 
     let mut spec = map_at(&template, "spec");
     let mut gates = list_at(&spec, "readinessGates");
-    let declared = gates
-        .iter()
-        .any(|gate| gate.get("conditionType").and_then(Value::as_str) == Some(keys::INPLACE_UPDATE_READY));
-    if !declared {
-        gates.push(Value::Object(object([("conditionType", keys::INPLACE_UPDATE_READY.into())])));
+    // The second is what hooks and ContainerRecreateRequests take a pod out of service by.
+    for kind in [keys::INPLACE_UPDATE_READY, keys::KRUISE_POD_READY] {
+        if !gates.iter().any(|gate| gate.get("conditionType").and_then(Value::as_str) == Some(kind)) {
+            gates.push(Value::Object(object([("conditionType", kind.into())])));
+        }
     }
     spec.insert("readinessGates".into(), Value::Array(gates));
     let mut volumes = list_at(&spec, "volumes");
@@ -232,7 +232,9 @@ mod tests {
                 },
                 "spec": {
                     "containers": [{"name": "main", "image": "nginx:1.0"}], "newField": {"deep": 1},
-                    "readinessGates": [{"conditionType": "InPlaceUpdateReady"}],
+                    "readinessGates": [
+                        {"conditionType": "InPlaceUpdateReady"}, {"conditionType": "KruisePodReady"},
+                    ],
                     "volumes": [{"name": "tmp", "emptyDir": {}},
                         {"name": "data", "persistentVolumeClaim": {"claimName": "data-web-b2b2b"}}],
                 },
@@ -242,9 +244,10 @@ mod tests {
 
     #[test]
     fn a_declared_gate_is_not_added_twice_and_the_short_hash_is_a_choice() {
-        let template = json!({"spec": {"readinessGates": [{"conditionType": "InPlaceUpdateReady"}]}});
+        let declared = json!([{"conditionType": "KruisePodReady"}, {"conditionType": "x"}, {"conditionType": "InPlaceUpdateReady"}]);
+        let template = json!({"spec": {"readinessGates": declared}});
         let pod = pod(&set(), &revision(template), &[], ("web-x", "x"), true, Timestamp::UNIX_EPOCH);
-        assert_eq!(pod["spec"]["readinessGates"].as_array().unwrap().len(), 1);
+        assert_eq!(pod["spec"]["readinessGates"], declared);
         assert_eq!(pod["metadata"]["labels"]["controller-revision-hash"], "6c4bf58578");
     }
 
