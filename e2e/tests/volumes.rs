@@ -70,6 +70,7 @@ specs! {
     scaling_in_and_a_specified_deletion_take_the_claim_with_the_pod,
     a_recreating_update_gives_every_pod_a_new_claim,
     with_reuse_a_pod_deleted_by_hand_comes_back_with_its_name_and_its_data,
+    with_reuse_a_pod_that_is_let_go_keeps_its_claim_and_stops_no_scale_out,
     without_reuse_the_claim_of_a_pod_deleted_by_hand_goes_with_it,
     a_pod_of_an_older_revision_gets_the_claims_of_that_revision,
 }
@@ -158,6 +159,24 @@ async fn with_reuse_a_pod_deleted_by_hand_comes_back_with_its_name_and_its_data(
     place.check(&after, "one has the name of the deleted one", back.is_some()).await?;
     ensure!(place.read(victim.name()).await? == "kept", "the data are gone");
     ensure!(one_claim_a_pod(&place, &after).await? == had, "the claims were replaced");
+    Ok(())
+}
+
+async fn with_reuse_a_pod_that_is_let_go_keeps_its_claim_and_stops_no_scale_out(at: Venue) -> Result<()> {
+    let (place, before) = start(at, &with_claims(2, true)).await?;
+    let free = before.pods()[0].name().to_owned();
+    let had = claims(&place).await?;
+    place.patch_pod(&free, &json!({"metadata": {"labels": {"app": "debug"}}})).await?;
+    let without = |now: &Snapshot| now.pods().iter().all(|pod| pod.name() != free);
+    place.eventually("it is replaced", VOLUME, |now| now.settled(2) && without(now)).await?;
+    // Its claim is without a pod of the set, and its name is taken.
+    place.scale(4).await?;
+    place.eventually("two pods more", VOLUME, |now| now.settled(4) && without(now)).await?;
+    let has = claims(&place).await?;
+    ensure!(
+        has.len() == 5 && has.get(&claim_of(&free)) == had.get(&claim_of(&free)),
+        "{had:?} became {has:?}"
+    );
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! From the stores to one snapshot: ownership decided, defaults filled in. Nothing here waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -55,11 +55,11 @@ pub fn observe(
     let status = set.object.status.clone().unwrap_or_default();
     let current_revision = revision::current(&revisions, status.current_revision.as_deref(), update_revision);
     let controlled = |pod: &Arc<PodView>| pod.controller().is_some_and(|owner| owner.uid == set.uid);
-    let (active, others): (Vec<_>, Vec<_>) =
+    let (active, mut others): (Vec<_>, Vec<_>) =
         stores.pods.owned_by(&set.uid).into_iter().filter(controlled).partition(|pod| pod.is_active());
     let (pods, unselected): (Vec<_>, Vec<_>) =
         active.into_iter().partition(|pod| parsed.selector.matches(&pod.labels));
-    let claims = stores
+    let claims: Vec<_> = stores
         .claims
         .owned_by(&set.uid)
         .into_iter()
@@ -73,6 +73,19 @@ pub fn observe(
             })
         })
         .collect();
+    if parsed.settings.reuse_claims {
+        // A pod that was let go keeps its name, and its claim stays with the set.
+        let mut names: BTreeSet<_> = claims
+            .iter()
+            .map(|claim| {
+                ObjectKey::new(set.key.namespace.clone(), format!("{}-{}", set.key.name, claim.instance_id))
+            })
+            .collect();
+        for pod in pods.iter().chain(&unselected).chain(&others) {
+            names.remove(&pod.key);
+        }
+        others.extend(names.iter().filter_map(|name| stores.pods.get(name)));
+    }
     let nodes = if parsed.settings.spread.is_empty() {
         BTreeMap::new()
     } else {

@@ -225,7 +225,8 @@ pub struct Observed {
     pub pods: Vec<Arc<PodView>>,
     /// Active pods controlled by the set which its selector no longer matches.
     pub unselected: Vec<Arc<PodView>>,
-    /// Pods that still exist and whose ids are therefore taken: ended, terminating or released ones.
+    /// Pods that still exist and whose ids are therefore taken: ended or terminating ones and, where claims are reused,
+    /// those that the set let go and whose claims it has kept.
     pub others: Vec<Arc<PodView>>,
     /// Claims of the set and of its pods.
     pub claims: Vec<Arc<ClaimView>>,
