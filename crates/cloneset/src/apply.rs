@@ -22,12 +22,14 @@ use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::{Decision, Revision, RevisionWire};
 use kruise_runtime::client::{is_namespace_terminating, said};
 use kruise_runtime::events::{EventRecorder, EventType, about};
+use kruise_runtime::writes::is_outdated;
 use kube::Resource as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::objects;
+use crate::observed::ClaimView;
 use crate::plan::{Action, Options};
 use crate::stores::{SetView, StoredClaim, Stores};
 
@@ -233,10 +235,18 @@ impl Executor {
                         }
                         Ok(())
                     }
-                    Err(error) => self.claim_gone(&claim.key, &claim.uid, error),
+                    Err(error) => {
+                        let ended = self.claim_gone(&claim.key, &claim.uid, error);
+                        self.tell_claim(set, "FailedUpdate", "update", &claim, &ended);
+                        ended
+                    }
                 }
             }
-            Action::DeleteClaim { claim } => self.delete_claim(&claim.key, &claim.uid).await,
+            Action::DeleteClaim { claim } => {
+                let ended = self.delete_claim(&claim.key, &claim.uid).await;
+                self.tell_claim(set, "FailedDelete", "clean up", &claim, &ended);
+                ended
+            }
             Action::PrunePodsToDelete { names } => self.prune(set, &names).await,
             Action::DeleteRevision { revision } => {
                 let revisions: Api<ControllerRevision> =
@@ -439,6 +449,20 @@ impl Executor {
         }
     }
 
+    /// A claim that could not be written, as an event of the set.
+    fn tell_claim(
+        &self,
+        set: &SetView,
+        reason: &'static str,
+        verb: &str,
+        claim: &ClaimView,
+        ended: &Result<(), ApplyError>,
+    ) {
+        if let Err(ApplyError::Api { cause, .. }) = ended {
+            self.warning(set, reason, format!("failed to {verb} PVC {}: {}", claim.key.name, said(cause)));
+        }
+    }
+
     /// Takes names off `podsToDelete`, only if the list is still the one that was read.
     async fn prune(&self, set: &SetView, names: &[String]) -> Result<(), ApplyError> {
         let listed = set
@@ -475,7 +499,7 @@ impl Executor {
                 Ok(())
             }
             // The list changed meanwhile: the next round reads it anew.
-            Err(error) if is_code(&error, 422) => Err(ApplyError::Conflict(set.key.clone())),
+            Err(error) if is_outdated(&error) => Err(ApplyError::Conflict(set.key.clone())),
             Err(error) => Err(failure(&set.key, error)),
         }
     }

@@ -604,6 +604,27 @@ async fn defaulting_answers_with_the_object_and_with_nothing_when_nothing_change
 }
 
 #[tokio::test]
+async fn a_stored_set_that_breaks_a_rule_can_be_labelled_and_can_go_but_not_be_changed() {
+    let (ctx, _) = context();
+    let mut stored = defaulted(Version::V1beta1);
+    stored["spec"]["minReadySeconds"] = json!(600);
+    stored["spec"]["progressDeadlineSeconds"] = json!(600);
+    stored["metadata"]["finalizers"] = json!(["foregroundDeletion"]);
+    let judged = async |object: Value| {
+        handle(&request("UPDATE", "v1beta1", object, stored.clone()), false, &ctx).await
+    };
+    let mut labelled = stored.clone();
+    labelled["metadata"]["labels"] = json!({"team": "a"});
+    assert_eq!(judged(labelled).await, Verdict::allow());
+    let mut gone = stored.clone();
+    gone["metadata"]["finalizers"] = json!([]);
+    assert_eq!(judged(gone).await, Verdict::allow());
+    let mut scaled = stored.clone();
+    scaled["spec"]["replicas"] = json!(7);
+    assert_ne!(judged(scaled).await, Verdict::allow());
+}
+
+#[tokio::test]
 async fn a_template_is_asked_about_once_and_only_when_it_is_new() {
     let (ctx, kubernetes) = context();
     let object = defaulted(Version::V1beta1);
