@@ -199,6 +199,8 @@ pub struct Placement {
     required: Option<Box<[Term]>>,
     tolerations: Box<[Toleration]>,
     requests: Requests,
+    /// The only node of a template that names one.
+    node: Option<Arc<str>>,
 }
 
 impl Placement {
@@ -218,7 +220,8 @@ impl Placement {
             affinity: spec.affinity,
             tolerations: spec.tolerations,
         };
-        Ok(Self { requests, ..Self::compile(placed, &mut share) })
+        let node = spec.node_name.filter(|name| !name.is_empty()).map(Arc::from);
+        Ok(Self { requests, node, ..Self::compile(placed, &mut share) })
     }
 
     fn compile(wire: PlacementWire, share: &mut dyn FnMut(&str) -> Arc<str>) -> Self {
@@ -229,7 +232,7 @@ impl Placement {
             required.terms.into_iter().map(|term| term.compile(share)).collect::<Box<[Term]>>()
         });
         let tolerations = wire.tolerations.into_iter().filter_map(|one| one.compile(share)).collect();
-        Self { selector: selector.into_iter().collect(), required, tolerations, requests: Box::default() }
+        Self { selector: selector.into_iter().collect(), required, tolerations, ..Self::default() }
     }
 
     /// Where a pod may run that is on its node, or on its way there. Also tells the one node that it is for, by its
@@ -294,7 +297,8 @@ impl Placement {
 
     /// True if a new pod could run on the node of this name if nothing else did.
     pub fn fits(&self, name: &str, node: &NodeFacts) -> bool {
-        self.selects(node)
+        self.node.as_deref().is_none_or(|only| only == name)
+            && self.selects(node)
             && self.repelled_by(node, &[]).is_none()
             && self.lacks(node).is_none()
             && self.is_drawn_to(name, node)
@@ -312,6 +316,8 @@ pub(crate) struct PlacementWire {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct TemplateSpecWire {
+    #[serde(default)]
+    node_name: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
     node_selector: BTreeMap<String, Option<String>>,
     #[serde(default, deserialize_with = "nullable")]
@@ -527,6 +533,18 @@ mod tests {
             ("NoSchedule", with(json!({"key": "k", "operator": "Gt", "value": "v"})), false),
         ] {
             assert_eq!(fits(spec.clone(), tainted(effect)), expected, "{effect} {spec}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_names_its_node_fits_no_other() {
+        for (spec, expected) in [
+            (json!({"nodeName": "n1"}), true),
+            (json!({"nodeName": "n2"}), false),
+            (json!({"nodeName": ""}), true),
+            (json!({"nodeName": null}), true),
+        ] {
+            assert_eq!(fits(spec.clone(), json!({})), expected, "{spec}");
         }
     }
 
