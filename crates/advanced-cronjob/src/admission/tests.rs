@@ -254,6 +254,10 @@ fn when_and_how_can_be_changed_but_not_what() {
     }
     let images = list(json!({"images": ["b:2"], "parallelism": 3}));
     assert_eq!(faults(&images, Some(&list(json!({})))), Vec::<String>::new());
+    let left = object(json!({"template": {"broadcastJobTemplate": pods()}}));
+    let mut applied = left.clone();
+    applied["spec"]["template"]["broadcastJobTemplate"]["metadata"] = json!({"labels": {"team": "a"}});
+    assert_eq!(faults(&applied, Some(&left)), Vec::<String>::new(), "OpenKruise has not stored these");
     let mut named = changed;
     named["metadata"]["name"] = json!("old.name");
     assert_eq!(faults(&named, Some(&stored)), Vec::<String>::new(), "a stored name is nobody's fault");

@@ -170,14 +170,20 @@ fn completion_fault(list: &Value) -> Option<(Value, String)> {
     Some((ttl.into(), "ttlSecondsAfterFinished is not supported in advancedCronJob".to_owned()))
 }
 
-/// What cannot be changed of a spec: all but some fields, and of an image list only that there is one.
+/// What cannot be changed of a spec: all but some fields, and of an image list only that there is one. The metadata of a
+/// BroadcastJob can be: OpenKruise has not stored it, so that its manifests would differ from what it has left.
 fn fixed(spec: &Value) -> Value {
     let mut spec = meaning(spec);
     let Some(fields) = spec.as_object_mut() else { return spec };
     fields.retain(|name, _| !MUTABLE.contains(&name.as_str()));
-    let template = fields.get_mut("template").and_then(Value::as_object_mut);
-    if let Some(list) = template.and_then(|template| template.get_mut(Kind::ImageListPullJob.field())) {
-        *list = Value::Bool(true);
+    if let Some(template) = fields.get_mut("template").and_then(Value::as_object_mut) {
+        if let Some(list) = template.get_mut(Kind::ImageListPullJob.field()) {
+            *list = Value::Bool(true);
+        }
+        let job = template.get_mut(Kind::BroadcastJob.field()).and_then(Value::as_object_mut);
+        if let Some(job) = job {
+            job.remove("metadata");
+        }
     }
     spec
 }
