@@ -121,7 +121,7 @@ pub struct ContainerRecreateRequestStrategy {
 #[serde(rename_all = "camelCase")]
 pub struct ContainerRecreateRequestStatus {
     /// Pending, Recreating or Completed. Completed says nothing about success.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "phase_or_none")]
     #[schemars(with = "Option<String>", extend("enum" = PHASES))]
     pub phase: Option<ContainerRecreateRequestPhase>,
     /// When the request ended.
@@ -174,6 +174,24 @@ pub struct ContainerStatusSnapshot {
     pub container_id: String,
 }
 
+/// OpenKruise can leave an empty phase behind, which is none.
+fn phase_or_none<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> Result<Option<ContainerRecreateRequestPhase>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Phase(ContainerRecreateRequestPhase),
+        Text(String),
+    }
+    match Option::<Stored>::deserialize(from)? {
+        None => Ok(None),
+        Some(Stored::Phase(phase)) => Ok(Some(phase)),
+        Some(Stored::Text(text)) if text.is_empty() => Ok(None),
+        Some(Stored::Text(text)) => Err(serde::de::Error::custom(format!("unknown phase {text}"))),
+    }
+}
+
 /// The values of a phase, in v1beta1.
 const PHASES: [&str; 5] = ["Pending", "Recreating", "Succeeded", "Failed", "Completed"];
 
@@ -191,4 +209,21 @@ pub enum ContainerRecreateRequestPhase {
     Failed,
     /// The request has ended. Of requests only.
     Completed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_phase_that_was_left_behind_is_none_and_an_unknown_one_an_error() {
+        let read = |phase: &str| {
+            let text = format!(r#"{{"phase": {phase}}}"#);
+            serde_json::from_str::<ContainerRecreateRequestStatus>(&text).map(|status| status.phase)
+        };
+        assert_eq!(read(r#""""#).unwrap(), None);
+        assert_eq!(read("null").unwrap(), None);
+        assert_eq!(read(r#""Completed""#).unwrap(), Some(ContainerRecreateRequestPhase::Completed));
+        assert!(read(r#""Sometime""#).unwrap_err().to_string().contains("unknown phase Sometime"));
+    }
 }
