@@ -22,7 +22,7 @@ use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::{Decision, Revision, RevisionWire};
 use kruise_runtime::client::{is_namespace_terminating, said};
 use kruise_runtime::events::{EventRecorder, EventType, about};
-use kruise_runtime::writes::is_outdated;
+use kruise_runtime::writes::{is_code, is_outdated, is_reason};
 use kube::Resource as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::Serialize;
@@ -663,14 +663,6 @@ pub(crate) fn only(uid: &Uid) -> DeleteParams {
         preconditions: Some(Preconditions { uid: Some(uid.to_string()), resource_version: None }),
         ..DeleteParams::default()
     }
-}
-
-pub(crate) fn is_code(error: &kube::Error, code: u16) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == code)
-}
-
-fn is_reason(error: &kube::Error, reason: &str) -> bool {
-    matches!(error, kube::Error::Api(status) if status.reason == reason)
 }
 
 pub(crate) fn failure(key: &ObjectKey, error: kube::Error) -> ApplyError {

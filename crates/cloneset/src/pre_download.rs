@@ -13,11 +13,12 @@ use kruise_common::inplace::{self, InPlaceOptions};
 use kruise_common::key::Uid;
 use kruise_common::pre_download::{self, Job, Pulling};
 use kruise_common::revision::{Revision, RevisionWire, short_hash};
+use kruise_runtime::writes::is_code;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ObjectList, PartialObjectMeta};
 use serde_json::Value;
 
-use crate::apply::{ApplyError, Executor, failure, is_code, only};
+use crate::apply::{ApplyError, Executor, failure, only};
 use crate::objects;
 use crate::observed::{Observed, PodUpdatePolicy, Settings};
 use crate::stores::SetView;
