@@ -336,7 +336,7 @@ impl<S: LeaseStore> Elector<S> {
             if Instant::now() >= deadline {
                 return;
             }
-            match tokio::time::timeout_at(deadline, self.attempt(observed)).await {
+            match tokio::time::timeout_at(deadline, self.prolong(observed)).await {
                 Ok(Ok(Attempt::Held(since))) => held = since,
                 Ok(Ok(Attempt::Other(holder))) => {
                     tracing::error!(lease = %self.config.name, %holder, "another took the lease");
@@ -348,10 +348,28 @@ impl<S: LeaseStore> Elector<S> {
         }
     }
 
+    /// Writes what is known to be ours without reading it first, and reads only if that fails.
+    ///
+    /// The write names the version it replaces, so it cannot overwrite what another has written meanwhile.
+    async fn prolong(&self, observed: &mut Observed) -> Result<Attempt, StoreError> {
+        if observed.holder() == self.config.identity {
+            match self.write(observed).await {
+                Ok(attempt) => return Ok(attempt),
+                Err(error) => tracing::debug!(lease = %self.config.name, %error, "reading the lease again"),
+            }
+        }
+        self.attempt(observed).await
+    }
+
     /// Reads, decides and writes once.
     async fn attempt(&self, observed: &mut Observed) -> Result<Attempt, StoreError> {
         let lease = self.store.get().await?;
         observed.see(lease, Instant::now());
+        self.write(observed).await
+    }
+
+    /// Decides by what was seen last, and writes.
+    async fn write(&self, observed: &mut Observed) -> Result<Attempt, StoreError> {
         let before = self.now();
         let written = match decide(observed, &self.config, before) {
             Step::Create(lease) => self.store.create(&lease).await?,
@@ -416,7 +434,7 @@ async fn stopped(flag: &mut watch::Receiver<bool>) {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
@@ -490,6 +508,7 @@ mod tests {
     struct Link {
         memory: Arc<Memory>,
         down: Arc<AtomicBool>,
+        reads: Arc<AtomicUsize>,
     }
 
     impl Link {
@@ -501,6 +520,7 @@ mod tests {
 
     impl LeaseStore for Link {
         async fn get(&self) -> Result<Option<Lease>, StoreError> {
+            self.reads.fetch_add(1, Ordering::SeqCst);
             self.pass().await?;
             let lease = self.memory.lease.lock().unwrap().clone();
             self.pass().await?;
@@ -530,7 +550,7 @@ mod tests {
     }
 
     fn start(identity: &str, memory: &Arc<Memory>) -> Candidate {
-        let link = Link { memory: Arc::clone(memory), down: Arc::default() };
+        let link = Link { memory: Arc::clone(memory), ..Link::default() };
         let (elector, leading) = Elector::new(config(identity), link.clone(), clock());
         let (stop, shutdown) = watch::channel(false);
         Candidate { link, leading, stop, task: tokio::spawn(elector.run(shutdown)) }
@@ -553,6 +573,24 @@ mod tests {
         assert_eq!(renewed.acquire_time, first.acquire_time);
         assert!(renewed.renew_time > first.renew_time);
         assert_eq!(renewed.lease_transitions, Some(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_held_is_renewed_without_reading_it_until_somebody_else_writes() {
+        let memory = Arc::new(Memory::default());
+        let mut a = start("a", &memory);
+        a.leading.wait_for(|l| *l).await.unwrap();
+        seconds(60).await;
+        assert_eq!(a.link.reads.load(Ordering::SeqCst), 1, "the read that found no Lease");
+        assert!(*memory.version.lock().unwrap() >= 30);
+
+        let mut touched = memory.lease.lock().unwrap().clone().unwrap();
+        touched.metadata.labels = Some([("kept".into(), "yes".into())].into());
+        memory.write(&touched, false).unwrap();
+        seconds(60).await;
+        assert!(*a.leading.borrow());
+        assert_eq!(a.link.reads.load(Ordering::SeqCst), 2, "the read after the conflict");
+        assert_eq!(memory.lease.lock().unwrap().clone().unwrap().metadata.labels, touched.metadata.labels);
     }
 
     #[tokio::test(start_paused = true)]
