@@ -126,7 +126,9 @@ pub struct ContainerView {
     pub resources: Option<Arc<ResourcesView>>,
     /// Env read from labels and annotations through `fieldRef`.
     pub env_from_metadata: Box<[EnvFromMetadata]>,
-    /// n of `KRUISE_CONTAINER_BARRIER`'s configMap key `p_<n>`; `None` without one, or if it has another form.
+    /// Launch priority, higher first, of a pod whose containers start in an order: n of the barrier's configMap key
+    /// `p_<n>`, or what the annotation `apps.kruise.io/container-launch-priority` or the variable
+    /// `KRUISE_CONTAINER_PRIORITY` asks for. `None` if there is no order.
     pub launch_priority: Option<i32>,
 }
 

@@ -20,9 +20,6 @@ use crate::pod::{
 use crate::texts::Texts;
 use crate::wire::{metadata, nullable, time};
 
-/// Env variable, injected on creation, whose configMap key `p_<n>` is the launch priority of its container.
-pub const BARRIER_ENV: &str = "KRUISE_CONTAINER_BARRIER";
-
 /// A Pod as the API server sends it, without the parts that nothing reads. Has metadata of its own, without
 /// `managedFields`, so that watches can handle it.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -87,6 +84,8 @@ struct ResourcesWire {
 struct EnvWire {
     #[serde(default, deserialize_with = "nullable")]
     name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    value: String,
     #[serde(default, deserialize_with = "nullable")]
     value_from: EnvSourceWire,
 }
@@ -275,8 +274,15 @@ impl From<PodWire> for PodView {
 
 fn view(wire: PodWire, shared: &mut Shared) -> PodView {
     let PodWire { metadata: meta, spec, status } = wire;
+    let ordered = meta.annotations.as_ref().is_some_and(|annotations| {
+        annotations
+            .get(keys::CONTAINER_LAUNCH_PRIORITY)
+            .is_some_and(|value| value == keys::CONTAINER_LAUNCH_ORDERED)
+    });
     let containers: Vec<ContainerView> =
-        spec.containers.iter().map(|container| container_view(container, shared)).collect();
+        std::iter::zip(&spec.containers, launch_priorities(&spec.containers, ordered))
+            .map(|(container, launch_priority)| container_view(container, launch_priority, shared))
+            .collect();
     let containers = shared.containers.share(containers);
     let read_by_env: BTreeSet<&str> = containers
         .iter()
@@ -389,17 +395,52 @@ fn owner_view(owner: &OwnerReference, shared: &mut Shared) -> OwnerView {
     }
 }
 
-fn container_view(container: &ContainerWire, shared: &mut Shared) -> ContainerView {
+/// The launch priority of each container: as its barrier says, which admission has set, or as the pod's author has asked
+/// for where no container has one. An order that cannot be read is none.
+fn launch_priorities(containers: &[ContainerWire], ordered: bool) -> Vec<Option<i32>> {
+    let none = vec![None; containers.len()];
+    let barriers: Vec<_> = containers.iter().map(barrier_priority).collect();
+    if barriers.iter().any(Option::is_some) {
+        return barriers;
+    }
+    if containers.len() < 2 {
+        return none;
+    }
+    if ordered {
+        return (0..).map(|place: i32| Some(-place)).take(containers.len()).collect();
+    }
+    let asked: Option<Vec<i32>> = containers.iter().map(asked_priority).collect();
+    match asked {
+        Some(asked) if asked.iter().any(|priority| Some(priority) != asked.first()) => {
+            asked.into_iter().map(Some).collect()
+        }
+        _ => none,
+    }
+}
+
+/// n of the barrier's configMap key `p_<n>`.
+fn barrier_priority(container: &ContainerWire) -> Option<i32> {
+    let barrier = container.env.iter().find(|env| env.name == keys::ENV_CONTAINER_BARRIER)?;
+    barrier.value_from.config_map_key_ref.key.strip_prefix("p_")?.parse().ok()
+}
+
+/// What its variable asks for, 0 without one; `None` if that is no number.
+fn asked_priority(container: &ContainerWire) -> Option<i32> {
+    let asked = container.env.iter().rfind(|env| env.name == keys::ENV_CONTAINER_PRIORITY);
+    asked.map_or(Some(0), |env| env.value.parse().ok())
+}
+
+fn container_view(
+    container: &ContainerWire,
+    launch_priority: Option<i32>,
+    shared: &mut Shared,
+) -> ContainerView {
     ContainerView {
         name: shared.text(&container.name),
         image: shared.text(&container.image),
         resources: resources_view(&container.resources, shared),
         env_from_metadata: container.env.iter().filter_map(|env| env_from_metadata(env, shared)).collect(),
-        launch_priority: container
-            .env
-            .iter()
-            .find(|env| env.name == BARRIER_ENV)
-            .and_then(|env| env.value_from.config_map_key_ref.key.strip_prefix("p_")?.parse().ok()),
+        launch_priority,
     }
 }
 
@@ -497,7 +538,7 @@ mod tests {
                         {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
                         {"name": "CFG", "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['config']"}}},
                         {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-                        {"name": BARRIER_ENV, "valueFrom": {"configMapKeyRef": {"name": "b", "key": "p_10"}}},
+                        {"name": keys::ENV_CONTAINER_BARRIER, "valueFrom": {"configMapKeyRef": {"name": "b", "key": "p_10"}}},
                     ],
                 }],
             },
@@ -641,12 +682,56 @@ mod tests {
     }
 
     #[test]
+    fn containers_with_an_order_of_their_own_have_it_without_a_barrier() {
+        let asks = |value: &str| json!({"name": "KRUISE_CONTAINER_PRIORITY", "value": value});
+        let from =
+            json!({"name": "KRUISE_CONTAINER_PRIORITY", "valueFrom": {"fieldRef": {"fieldPath": "x"}}});
+        let barrier =
+            json!({"name": "KRUISE_CONTAINER_BARRIER", "valueFrom": {"configMapKeyRef": {"key": "p_7"}}});
+        let ordered = json!({"apps.kruise.io/container-launch-priority": "Ordered"});
+        let other = json!({"apps.kruise.io/container-launch-priority": "ordered"});
+        let none = json!({});
+        for (annotations, envs, expected) in [
+            (&ordered, vec![json!([]), json!([]), json!([])], vec![Some(0), Some(-1), Some(-2)]),
+            (&ordered, vec![json!([asks("3")]), json!([asks("9")])], vec![Some(0), Some(-1)]),
+            (&ordered, vec![json!([])], vec![None]),
+            (&other, vec![json!([]), json!([])], vec![None, None]),
+            (&none, vec![json!([asks("10")]), json!([asks("0")])], vec![Some(10), Some(0)]),
+            (&none, vec![json!([]), json!([asks("-5")])], vec![Some(0), Some(-5)]),
+            (&none, vec![json!([asks("2")]), json!([asks("2")])], vec![None, None]),
+            (&none, vec![json!([asks("2")])], vec![None]),
+            (&none, vec![json!([asks("2")]), json!([asks("high")])], vec![None, None]),
+            (&none, vec![json!([asks("2")]), json!([from])], vec![None, None]),
+            (&none, vec![json!([asks("2"), barrier]), json!([asks("1")])], vec![Some(7), None]),
+        ] {
+            let containers: Vec<_> = envs
+                .iter()
+                .enumerate()
+                .map(|(i, env)| json!({"name": format!("c{i}"), "env": env}))
+                .collect();
+            let pod =
+                read(&json!({"metadata": {"annotations": annotations}, "spec": {"containers": containers}}));
+            let found: Vec<_> = pod.containers.iter().map(|container| container.launch_priority).collect();
+            assert_eq!(found, expected, "{annotations} {envs:?}");
+        }
+    }
+
+    #[test]
     fn a_barrier_that_is_not_a_key_reference_is_no_priority() {
         for (env, priority) in [
-            (json!({"name": BARRIER_ENV, "value": "p_3"}), None),
-            (json!({"name": BARRIER_ENV, "valueFrom": {"configMapKeyRef": {"key": "q_3"}}}), None),
-            (json!({"name": BARRIER_ENV, "valueFrom": {"configMapKeyRef": {"key": "p_x"}}}), None),
-            (json!({"name": BARRIER_ENV, "valueFrom": {"configMapKeyRef": {"key": "p_-3"}}}), Some(-3)),
+            (json!({"name": keys::ENV_CONTAINER_BARRIER, "value": "p_3"}), None),
+            (
+                json!({"name": keys::ENV_CONTAINER_BARRIER, "valueFrom": {"configMapKeyRef": {"key": "q_3"}}}),
+                None,
+            ),
+            (
+                json!({"name": keys::ENV_CONTAINER_BARRIER, "valueFrom": {"configMapKeyRef": {"key": "p_x"}}}),
+                None,
+            ),
+            (
+                json!({"name": keys::ENV_CONTAINER_BARRIER, "valueFrom": {"configMapKeyRef": {"key": "p_-3"}}}),
+                Some(-3),
+            ),
             (json!({"name": "KRUISE_CONTAINER_PRIORITY", "value": "3"}), None),
         ] {
             let pod = read(&json!({"spec": {"containers": [{"name": "c", "env": [env]}]}}));
