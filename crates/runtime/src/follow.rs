@@ -3,6 +3,8 @@
 //! Objects are handed on one by one and as text: no page of a list is held as objects, whoever reads a text reads nothing
 //! else twice, and there is one copy of this code and not one for each kind.
 
+mod items;
+
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::said;
+use crate::follow::items::Items;
 
 /// Objects asked for in one page of a list.
 const PAGE_SIZE: u32 = 500;
@@ -75,6 +78,8 @@ pub(crate) enum FollowError {
     Read(#[from] std::io::Error),
     #[error("the answer is malformed: {0}")]
     Malformed(#[from] serde_json::Error),
+    #[error("the answer is not UTF-8: {0}")]
+    NotText(#[from] std::str::Utf8Error),
     #[error("an object has no resourceVersion")]
     NoVersion,
 }
@@ -86,7 +91,7 @@ impl FollowError {
             Self::Api(error) => matches!(&**error, kube::Error::Api(status) if status.code == 410),
             Self::Told(status) => status.code == 410,
             Self::NoVersion => true,
-            Self::Read(_) | Self::Malformed(_) => false,
+            Self::Read(_) | Self::Malformed(_) | Self::NotText(_) => false,
         }
     }
 }
@@ -103,12 +108,10 @@ impl From<kube::core::request::Error> for FollowError {
     }
 }
 
+/// A page without its objects.
 #[derive(Deserialize)]
-struct Page<'a> {
+struct Page {
     metadata: PageMeta,
-    /// Go writes an empty list as `null`.
-    #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -203,11 +206,7 @@ impl Source {
             } else {
                 requests.list(&params)?
             };
-            let text = self.client.request_text(request).await?;
-            let page: Page<'_> = serde_json::from_str(&text)?;
-            for object in page.items.into_iter().flatten() {
-                take_in(Step::Listed(object.get()));
-            }
+            let page = self.page(request, take_in).await?;
             params.continue_token = page.metadata.more.filter(|more| !more.is_empty());
             if params.continue_token.is_none() {
                 if page.metadata.resource_version.is_empty() {
@@ -216,6 +215,29 @@ impl Source {
                 take_in(Step::InitDone);
                 return Ok(page.metadata.resource_version);
             }
+        }
+    }
+
+    /// Hands on the objects of one page as they arrive.
+    async fn page(
+        &self,
+        request: http::Request<Vec<u8>>,
+        take_in: &mut (dyn FnMut(Step<'_>) -> Option<String> + Send),
+    ) -> Result<Page, FollowError> {
+        let body = self.client.request_stream(request).await?;
+        pin_mut!(body);
+        let mut items = Items::default();
+        loop {
+            let piece = body.fill_buf().await?;
+            if piece.is_empty() {
+                return Ok(serde_json::from_slice(items.rest())?);
+            }
+            items.feed(piece, &mut |object| {
+                take_in(Step::Listed(std::str::from_utf8(object)?));
+                Ok::<_, FollowError>(())
+            })?;
+            let read = piece.len();
+            body.consume_unpin(read);
         }
     }
 
