@@ -146,8 +146,10 @@ async fn a_private_image_needs_its_secret() -> Result<()> {
 async fn a_container_is_restarted_where_it_is() -> Result<()> {
     let place = Venue::Cluster.place().await?;
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "web"},
-        "spec": {"terminationGracePeriodSeconds": 1, "containers": [container(ONE)]}}))?;
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [container(ONE)],
+            "readinessGates": [{"conditionType": "KruisePodReady"}]}}))?;
     place.pods().create(&PostParams::default(), &pod).await?;
+    // Only when the manager has turned the gate on, which is not that of a CloneSet.
     let ready = async |restarts: i32| {
         seen(&format!("the pod is ready after {restarts} restarts"), MINUTE, async || {
             let pod = place.pods().get("web").await?;
@@ -158,8 +160,8 @@ async fn a_container_is_restarted_where_it_is() -> Result<()> {
     let before = ready(0).await?;
     let request = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "ContainerRecreateRequest",
         "metadata": {"name": "again"},
-        "spec": {"podName": "web", "strategy": {"failurePolicy": "Fail", "terminationGracePeriodSeconds": 1},
-            "containers": [{"name": "main"}]}});
+        "spec": {"podName": "web", "strategy": {"failurePolicy": "Fail", "terminationGracePeriodSeconds": 1,
+            "unreadyGracePeriodSeconds": 2}, "containers": [{"name": "main"}]}});
     let requests: Api<DynamicObject> = Api::namespaced_with(
         place.client(),
         place.namespace(),

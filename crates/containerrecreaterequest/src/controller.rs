@@ -4,16 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kruise_api::containerrecreaterequest::{
     ContainerRecreateRequest, ContainerRecreateRequestPhase as Phase, ContainerStatusSnapshot, KIND,
 };
 use kruise_api::keys;
 use kruise_common::key::{ObjectKey, Uid};
-use kruise_common::patch::PodPatch;
 use kruise_common::pod::PodView;
-use kruise_common::pod_wire::PodWire;
 use kruise_common::readiness;
 use kruise_runtime::controller::Requeue;
 use kruise_runtime::events::{EventRecorder, about};
@@ -21,7 +18,7 @@ use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store, View as _};
 use kruise_runtime::view;
 use kruise_runtime::views::identity;
-use kruise_runtime::writes::{Error, failure, is_code, only, settled};
+use kruise_runtime::writes::{Error, failure, is_code, only, patch_pod_status, settled};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde::Serialize;
@@ -262,7 +259,7 @@ async fn carry_out(
                 Some((pod, readiness::remove_not_ready_key(pod, keys::READINESS_AGENT_CRR, &key, now)?))
             });
             if let Some((pod, patch)) = patch {
-                patch_pod(pod, patch, context).await?;
+                patch_pod_status(&context.client, &context.pods, pod, patch).await?;
             }
             finalizer(request, false, context).await
         }
@@ -271,7 +268,7 @@ async fn carry_out(
             let Some(pod) = pod else { return Ok(()) };
             match readiness::add_not_ready_key(pod, keys::READINESS_AGENT_CRR, &key, now) {
                 Some(patch) => {
-                    patch_pod(pod, patch, context).await?;
+                    patch_pod_status(&context.client, &context.pods, pod, patch).await?;
                     begin_grace(request, whole, context).await
                 }
                 None => Ok(()),
@@ -361,18 +358,4 @@ async fn delete(request: &RequestView, context: &Context) -> Result<(), Error> {
         Err(error) if is_code(&error, 404) => Ok(()),
         Err(error) => Err(failure(&request.key, error)),
     }
-}
-
-async fn patch_pod(pod: &PodView, mut patch: PodPatch, context: &Context) -> Result<(), Error> {
-    patch.metadata.uid = Some(pod.uid.to_string());
-    let pods = Api::<Pod>::namespaced(context.client.clone(), &pod.key.namespace);
-    let answer = pods.patch_status(&pod.key.name, &PatchParams::default(), &Patch::Strategic(&patch)).await;
-    let answer = match answer {
-        Err(error) if is_code(&error, 404) => return Ok(()),
-        answer => answer.map_err(|error| failure(&pod.key, error))?,
-    };
-    if let Ok(wire) = serde_json::to_value(answer).and_then(serde_json::from_value::<PodWire>) {
-        context.pods.apply_own(PodView::from(wire));
-    }
-    Ok(())
 }

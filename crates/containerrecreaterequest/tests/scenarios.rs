@@ -46,8 +46,6 @@ impl World {
                 .is_some_and(|all| all.iter().all(|one| one.ready))
         };
         until("the pod runs", running).await;
-        let ready = json!({"status": {"conditions": [{"type": "KruisePodReady", "status": "True"}]}});
-        world.pods.patch_status("web", &PatchParams::default(), &Patch::Strategic(ready)).await.unwrap();
         until("it is ready", async || world.is_ready().await).await;
         world
     }

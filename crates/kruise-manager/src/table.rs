@@ -27,6 +27,7 @@ pub(crate) const TABLE: &[Entry] = &[
     controllers::images::LISTS,
     controllers::images::NODE_IMAGES,
     controllers::recreate::ENTRY,
+    controllers::podreadiness::ENTRY,
     controllers::cron::ENTRY,
 ];
 

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 const CLIENT: &str = "kruise-manager";
 
 /// What a controller alone has watched, besides CustomResourceDefinitions, which tell it what it may watch.
-const ALONE: [(&str, &[&str]); 7] = [
+const ALONE: [(&str, &[&str]); 8] = [
     ("advancedcronjob", &["advancedcronjobs"]),
     ("broadcastjob", &["broadcastjobs", "nodes", "pods"]),
     ("cloneset", &["clonesets", "controllerrevisions", "nodes", "persistentvolumeclaims", "pods"]),
@@ -28,6 +28,7 @@ const ALONE: [(&str, &[&str]); 7] = [
     // CloneSets for the order in which they update their pods: nodes of those first pull first.
     ("imagepulljob", &["clonesets", "imagepulljobs", "nodeimages", "pods", "secrets"]),
     ("nodeimage", &["imagepulljobs", "nodeimages", "nodes", "secrets"]),
+    ("podreadiness", &["pods"]),
 ];
 
 /// The resources that a manager with these controllers watches once it has all it wants, on a cluster that has every kind.

@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use kruise_common::key::ObjectKey;
-use kube::api::{DeleteParams, Preconditions};
+use kruise_common::patch::PodPatch;
+use kruise_common::pod::PodView;
+use kruise_common::pod_wire::PodWire;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde::Serialize;
 
 use crate::client::{is_namespace_terminating, said};
 use crate::controller::Requeue;
+use crate::store::Store;
 
 /// How long the stores get to learn of a change that a write met before they did.
 const AFTER_CONFLICT: Duration = Duration::from_millis(100);
@@ -97,6 +102,28 @@ pub fn only(uid: &str, resource_version: Option<&str>) -> DeleteParams {
             resource_version: resource_version.map(str::to_owned),
         }),
         ..DeleteParams::default()
+    }
+}
+
+/// Patches the status of this very pod and puts the answer in its store. A pod that is gone is left to the watch.
+///
+/// # Errors
+/// Every other failure.
+pub async fn patch_pod_status(
+    client: &kube::Client,
+    pods: &Store<PodView>,
+    pod: &PodView,
+    mut patch: PodPatch,
+) -> Result<(), Error> {
+    patch.metadata.uid = Some(pod.uid.to_string());
+    let api = Api::<PodWire>::namespaced(client.clone(), &pod.key.namespace);
+    match api.patch_status(&pod.key.name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
+        Ok(answer) => {
+            pods.apply_own(PodView::from(answer));
+            Ok(())
+        }
+        Err(error) if is_code(&error, 404) => Ok(()),
+        Err(error) => Err(failure(&pod.key, error)),
     }
 }
 

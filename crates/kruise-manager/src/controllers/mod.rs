@@ -4,4 +4,5 @@ pub(crate) mod broadcastjob;
 pub(crate) mod cloneset;
 pub(crate) mod cron;
 pub(crate) mod images;
+pub(crate) mod podreadiness;
 pub(crate) mod recreate;
