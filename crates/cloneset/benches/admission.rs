@@ -59,7 +59,12 @@ impl TemplateCheck for Yes {
 }
 
 fn context() -> Option<Context> {
-    let options = Options { default_templates: true, host_network_ports: false, delete_protection: true };
+    let options = Options {
+        default_templates: true,
+        host_network_ports: false,
+        delete_protection: true,
+        vertical_scaling: false,
+    };
     let protection = Arc::new(Protection::register(&Registry::new(), ProtectionLog::default()).ok()?);
     Some(Context::new(options, Arc::new(|_, _| None), Arc::new(Yes), protection))
 }

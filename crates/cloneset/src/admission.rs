@@ -36,6 +36,7 @@ impl Version {
 }
 
 /// What the feature gates say about admission.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Options {
     /// False with gate `TemplateNoDefaults`.
@@ -44,6 +45,8 @@ pub struct Options {
     pub host_network_ports: bool,
     /// Gate `ResourcesDeletionProtection`.
     pub delete_protection: bool,
+    /// Gate `InPlaceWorkloadVerticalScaling`.
+    pub vertical_scaling: bool,
 }
 
 /// Finds a pod by namespace and name.
@@ -102,7 +105,7 @@ async fn judge(request: &AdmissionRequest, version: Version, ctx: &Context) -> V
     }
     let namespace = namespace_of(request, object);
     let lookup = |name: &str| (ctx.pods)(namespace, name);
-    let mut faults = validate(object, old, version, request.operation, &lookup);
+    let mut faults = validate(object, old, version, request.operation, ctx.options, &lookup);
     if let Some(template) = template_to_check(object, old) {
         match ctx.templates.faults(namespace, &template, "spec.template").await {
             Ok(found) => faults.extend(found),

@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResourceList;
 use kruise_api::keys;
 use serde_json::{Map, Value};
 
-pub use diff::{InPlaceOptions, NotInPlace, diff};
+pub use diff::{InPlaceOptions, NotInPlace, between, diff};
 pub use hashes::{
     RuntimeContainer, RuntimeHashes, RuntimeMeta, env_hash, expected_env_hash, plain_hash, same_image,
 };

@@ -9,8 +9,12 @@ use serde_json::json;
 
 use super::*;
 
-const OPTIONS: Options =
-    Options { default_templates: true, host_network_ports: false, delete_protection: true };
+const OPTIONS: Options = Options {
+    default_templates: true,
+    host_network_ports: false,
+    delete_protection: true,
+    vertical_scaling: false,
+};
 const BOTH: [Version; 2] = [Version::V1alpha1, Version::V1beta1];
 
 /// A set as a user writes it, with everything it needs and nothing else.
@@ -67,7 +71,7 @@ fn texts(faults: &[FieldError]) -> Vec<String> {
 }
 
 fn created(object: &Value, version: Version) -> Vec<String> {
-    texts(&validate(object, None, version, Operation::Create, &nobody))
+    texts(&validate(object, None, version, Operation::Create, OPTIONS, &nobody))
 }
 
 #[test]
@@ -452,7 +456,8 @@ fn pods_to_delete_are_distinct_and_new_ones_belong_to_the_set() {
             (json!(["going"]), Some("\"going\": pod going is terminating")),
             (json!(["theirs"]), Some("\"theirs\": pod theirs is not controlled by this cloneset")),
         ] {
-            let found = texts(&validate(&with(names), Some(&old), version, Operation::Update, &lookup));
+            let found =
+                texts(&validate(&with(names), Some(&old), version, Operation::Update, OPTIONS, &lookup));
             let want: Vec<String> = want
                 .map(|text| format!("spec.scaleStrategy.podsToDelete: Invalid value: {text}"))
                 .into_iter()
@@ -468,7 +473,7 @@ fn only_the_listed_fields_may_change() {
         let old = defaulted(version);
         let mut moved = old.clone();
         moved["spec"]["selector"] = json!({ "matchLabels": { "app": "web" }, "matchExpressions": [{ "key": "app", "operator": "Exists" }] });
-        let found = texts(&validate(&moved, Some(&old), version, Operation::Update, &nobody));
+        let found = texts(&validate(&moved, Some(&old), version, Operation::Update, OPTIONS, &nobody));
         assert_eq!(found.len(), 1);
         assert!(
             found[0]
@@ -482,7 +487,10 @@ fn only_the_listed_fields_may_change() {
         same["spec"]["lifecycle"] = json!({});
         same["spec"]["revisionHistoryLimit"] = json!(1);
         same["spec"]["volumeClaimTemplates"] = json!([]);
-        assert_eq!(texts(&validate(&same, Some(&old), version, Operation::Update, &nobody)), [""; 0]);
+        assert_eq!(
+            texts(&validate(&same, Some(&old), version, Operation::Update, OPTIONS, &nobody)),
+            [""; 0]
+        );
     }
 }
 
@@ -498,7 +506,7 @@ fn in_place_only_takes_new_images_and_metadata_but_nothing_else() {
             let mut new = old.clone();
             put(&mut new, pointer, value);
             default(&mut new, Some(&old), version, OPTIONS);
-            texts(&validate(&new, Some(&old), version, Operation::Update, &nobody))
+            texts(&validate(&new, Some(&old), version, Operation::Update, OPTIONS, &nobody))
         };
         assert_eq!(update("/spec/template/spec/containers/0/image", json!("nginx:2")), [""; 0]);
         assert_eq!(update("/spec/template/metadata/annotations", json!({ "a": "b" })), [""; 0]);
@@ -514,6 +522,44 @@ fn in_place_only_takes_new_images_and_metadata_but_nothing_else() {
 }
 
 #[test]
+fn in_place_only_takes_new_cpu_and_memory_where_pods_can_be_resized() {
+    const RESOURCES: &str = "/spec/template/spec/containers/0/resources";
+    let options = Options { vertical_scaling: true, ..OPTIONS };
+    for version in BOTH {
+        let mut old = set();
+        old["spec"]["updateStrategy"] = match version {
+            Version::V1alpha1 => json!({ "type": "InPlaceOnly" }),
+            Version::V1beta1 => json!({ "rollingUpdate": { "podUpdatePolicy": "InPlaceOnly" } }),
+        };
+        let resources = |cpu: &str, memory: &str| json!({ "requests": { "cpu": cpu, "memory": memory } });
+        put(&mut old, "/spec/template/spec/containers/0/resources", resources("1", "1Gi"));
+        let update = |pointer: &str, value: Value, options: Options| {
+            let mut new = old.clone();
+            put(&mut new, pointer, value);
+            default(&mut new, Some(&old), version, options);
+            texts(&validate(&new, Some(&old), version, Operation::Update, options, &nobody))
+        };
+        assert_eq!(update(RESOURCES, resources("2", "2Gi"), options), [""; 0]);
+        assert_eq!(update(RESOURCES, resources("2", "2Gi"), OPTIONS).len(), 1, "without the gate");
+        for (pointer, value, why) in [
+            (
+                RESOURCES,
+                json!({ "requests": { "cpu": "2" } }),
+                "resources.requests: a resource was added or removed",
+            ),
+            ("/spec/template/spec/nodeName", json!("n"), "spec.nodeName: cannot be changed in place"),
+        ] {
+            let found = update(pointer, value, options);
+            assert!(
+                found.len() == 1 && found[0].starts_with("spec.template: Forbidden: only allowed"),
+                "{found:?}"
+            );
+            assert!(found[0].ends_with(why), "{found:?}");
+        }
+    }
+}
+
+#[test]
 fn on_delete_takes_any_template_whatever_policy_is_left_over() {
     let rolling = json!({ "podUpdatePolicy": "InPlaceOnly", "partition": 0, "maxUnavailable": 1 });
     let old = changed(
@@ -522,7 +568,10 @@ fn on_delete_takes_any_template_whatever_policy_is_left_over() {
     );
     let mut new = old.clone();
     new["spec"]["template"]["spec"]["nodeName"] = json!("n");
-    assert_eq!(texts(&validate(&new, Some(&old), Version::V1beta1, Operation::Update, &nobody)), [""; 0]);
+    assert_eq!(
+        texts(&validate(&new, Some(&old), Version::V1beta1, Operation::Update, OPTIONS, &nobody)),
+        [""; 0]
+    );
 }
 
 #[test]
@@ -784,7 +833,7 @@ proptest! {
             default(&mut twice, Some(&old), version, OPTIONS);
             prop_assert_eq!(&twice, &new);
             for operation in [Operation::Create, Operation::Update, Operation::Delete] {
-                validate(&new, Some(&old), version, operation, &nobody);
+                validate(&new, Some(&old), version, operation, OPTIONS, &nobody);
             }
             template_to_check(&new, Some(&old));
             delete_protection(&new, OPTIONS);

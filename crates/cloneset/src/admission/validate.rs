@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use kruise_common::inplace::{self, InPlaceOptions};
 use kruise_common::template_defaults::{self, TemplateDefaults};
 use kruise_webhook::review::{FieldError, Operation};
 use serde_json::Value;
 
-use super::Version;
 use super::labels::{Selector, checked_label, qualified_name_fault, subdomain_fault};
+use super::{Options, Version};
 
 const MUTABLE: [&str; 9] = [
     "replicas",
@@ -43,6 +44,7 @@ pub fn validate(
     old: Option<&Value>,
     version: Version,
     operation: Operation,
+    options: Options,
     lookup: &dyn Fn(&str) -> Option<PodFacts>,
 ) -> Vec<FieldError> {
     if operation != Operation::Create && operation != Operation::Update {
@@ -62,7 +64,7 @@ pub fn validate(
     check_update_strategy(&view, replicas, &mut faults);
     check_progress_deadline(spec, &mut faults);
     if let Some(old_spec) = old.and_then(|old| get(old, "spec")) {
-        check_update(&view, old_spec, &mut faults);
+        check_update(&view, old_spec, options, &mut faults);
     }
     faults
 }
@@ -384,7 +386,7 @@ fn check_progress_deadline(spec: &Value, faults: &mut Vec<FieldError>) {
     faults.push(FieldError::invalid(PATH, value.clone(), detail));
 }
 
-fn check_update(view: &View<'_>, old: &Value, faults: &mut Vec<FieldError>) {
+fn check_update(view: &View<'_>, old: &Value, options: Options, faults: &mut Vec<FieldError>) {
     let fixed = |spec: &Value| -> Vec<(String, Value)> {
         let fields = spec.as_object().into_iter().flatten();
         fields
@@ -400,9 +402,8 @@ fn check_update(view: &View<'_>, old: &Value, faults: &mut Vec<FieldError>) {
     if view.policy() == "InPlaceOnly"
         && !on_delete
         && let (Some(new), Some(old)) = (get(view.spec, "template"), get(old, "template"))
-        && !differ_by_images_only(old, new)
+        && let Err(detail) = check_in_place(old, new, options)
     {
-        let detail = "only allowed to update images in spec for InPlaceOnly";
         faults.push(FieldError::forbidden("spec.template", detail));
     }
 }
@@ -423,16 +424,33 @@ fn meaning(value: &Value) -> Option<Value> {
     }
 }
 
-fn differ_by_images_only(old: &Value, new: &Value) -> bool {
+/// Whether one template can be brought to running pods of the other; if not, what could.
+fn check_in_place(old: &Value, new: &Value, options: Options) -> Result<(), String> {
+    const IMAGES: &str = "only allowed to update images in spec for InPlaceOnly";
     // Both with today's defaults: one of them may have been stored when there were fewer.
     let (mut old, mut new) = (old.clone(), new.clone());
     for template in [&mut old, &mut new] {
         template_defaults::apply(template, TemplateDefaults::default());
     }
+    if differ_by_images_only(&old, &new) {
+        return Ok(());
+    }
+    if !options.vertical_scaling {
+        return Err(IMAGES.to_owned());
+    }
+    let scaling = InPlaceOptions { vertical_scaling: true, ..InPlaceOptions::default() };
+    match inplace::between(&old, &new, scaling) {
+        Ok(_) => Ok(()),
+        Err(why) => Err(format!("{IMAGES}, and cpu and memory of containers; {why}")),
+    }
+}
+
+fn differ_by_images_only(old: &Value, new: &Value) -> bool {
+    let mut new = new.clone();
     let containers = |template: &Value| -> Vec<Value> {
         template.pointer("/spec/containers").and_then(Value::as_array).cloned().unwrap_or_default()
     };
-    let stored = containers(&old);
+    let stored = containers(old);
     let submitted = new.pointer_mut("/spec/containers").and_then(Value::as_array_mut);
     for (container, stored) in submitted.into_iter().flatten().zip(&stored) {
         if let (Some(image), Some(was)) = (container.get_mut("image"), stored.get("image")) {

@@ -51,8 +51,17 @@ pub fn diff(old: &Revision, new: &Revision, options: InPlaceOptions) -> Result<U
             return refuse("volumeClaimTemplates", "changed");
         }
     }
-    let mut spec = UpdateSpec { revision: new.name().to_owned(), ..UpdateSpec::default() };
-    let (old, new) = (canonical_template(&old.template()), canonical_template(&new.template()));
+    let spec = between(&old.template(), &new.template(), options)?;
+    Ok(UpdateSpec { revision: new.name().to_owned(), ..spec })
+}
+
+/// The plan that brings a pod of one template to another, without the revision's name.
+///
+/// # Errors
+/// [`NotInPlace`] if some difference asks for a new pod.
+pub fn between(old: &Value, new: &Value, options: InPlaceOptions) -> Result<UpdateSpec, NotInPlace> {
+    let mut spec = UpdateSpec::default();
+    let (old, new) = (canonical_template(old), canonical_template(new));
     equal_except(&old, &new, "", &["metadata", "spec"])?;
     let blank = Value::Object(Map::new());
     let part = |of| Value::get(of, "spec").unwrap_or(&blank);

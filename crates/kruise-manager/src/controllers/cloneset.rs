@@ -107,6 +107,7 @@ pub(crate) fn admission(router: Router, parts: &Parts, protection: Arc<Protectio
         default_templates: !gates.enabled(Gate::TemplateNoDefaults),
         host_network_ports: gates.enabled(Gate::DefaultHostNetworkHostPortsInPodTemplates),
         delete_protection: gates.enabled(Gate::ResourcesDeletionProtection),
+        vertical_scaling: gates.enabled(Gate::InPlaceWorkloadVerticalScaling),
     };
     let (pods, watches) = (OnceLock::new(), parts.watches.clone());
     let pods = move || {
