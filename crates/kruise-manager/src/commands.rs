@@ -16,7 +16,7 @@ use crate::flags::Flags;
 #[command(
     name = "kruise-manager",
     version,
-    about,
+    about = "Runs the workload controllers of Kruise and their admission and conversion webhooks",
     disable_help_subcommand = true,
     args_conflicts_with_subcommands = true
 )]
