@@ -18,6 +18,7 @@ use crate::flags::Flags;
     version,
     about = "Runs the workload controllers of Kruise and their admission and conversion webhooks",
     disable_help_subcommand = true,
+    args_override_self = true,
     args_conflicts_with_subcommands = true
 )]
 pub struct CommandLine {
@@ -267,6 +268,21 @@ mod tests {
         assert!(line.command.is_none());
         assert_eq!((line.flags.metrics_addr.as_str(), line.flags.verbosity), (":1", 4));
         assert!(parse(&["--metrics-addr=:1", "preflight"]).is_err(), "flags of a manager mean nothing to it");
+    }
+
+    #[test]
+    fn of_a_flag_given_twice_the_last_counts_and_gates_add_up() {
+        let line = [
+            "--v=1",
+            "--sync-period=1h",
+            "--feature-gates=A=true",
+            "--v=5",
+            "--sync-period=0",
+            "--feature-gates=B=true",
+        ];
+        let flags = parse(&line).unwrap().flags;
+        assert_eq!(flags.verbosity, 5);
+        assert_eq!(flags.feature_gates, ["A=true", "B=true"]);
     }
 
     #[test]

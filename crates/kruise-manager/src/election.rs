@@ -36,7 +36,11 @@ pub(crate) fn elect(
         .or_else(|| std::fs::read_to_string("/etc/hostname").ok())
         .map_or_else(|| "kruise-manager".to_owned(), |name| name.trim().to_owned());
     let config = LeaseConfig {
-        namespace: flags.leader_election_namespace.clone(),
+        // Without one it is the namespace of the pod, or of the kubeconfig's context.
+        namespace: match flags.leader_election_namespace.as_str() {
+            "" => parts.client.default_namespace().to_owned(),
+            given => given.to_owned(),
+        },
         name: flags.leader_election_id.clone(),
         identity: lease::identity(&hostname),
         lease_duration: flags.leader_election_lease_duration,

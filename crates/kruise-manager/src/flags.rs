@@ -8,7 +8,7 @@ use kruise_common::go_duration::go_duration;
 /// Runs the workload controllers of Kruise and their admission and conversion webhooks.
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug, Parser)]
-#[command(name = "kruise-manager", version, disable_help_subcommand = true)]
+#[command(name = "kruise-manager", version, disable_help_subcommand = true, args_override_self = true)]
 pub struct Flags {
     /// Address of the plain-HTTP metrics endpoint; "0" disables it.
     #[arg(long, default_value = ":8080")]
@@ -28,7 +28,7 @@ pub struct Flags {
     /// Lead only while holding the Lease; off, this process acts as leader at once.
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub enable_leader_election: bool,
-    /// Namespace of the leader election Lease.
+    /// Namespace of the leader election Lease; empty is that of the pod.
     #[arg(long, default_value = "kruise-system")]
     pub leader_election_namespace: String,
     /// Name of the leader election Lease.

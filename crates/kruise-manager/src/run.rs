@@ -37,6 +37,11 @@ pub(crate) type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 /// How long admission is still answered after the signal, while endpoints learn that this replica goes.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How long rounds under way may take to end, and then everything else: the process is killed thirty seconds after the
+/// signal by default.
+const ROUNDS: Duration = Duration::from_secs(15);
+const REST: Duration = Duration::from_secs(10);
+
 /// How the API server reaches the webhooks.
 pub enum Webhooks {
     /// Over HTTPS, with certificates and configurations kept right.
@@ -138,9 +143,9 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     let ready = match webhooks {
         Webhooks::Serve(options) => {
             let port = options.port;
-            let listener = TcpListener::bind(("::", port))
-                .await
-                .with_context(|| format!("cannot listen on webhook port {port}"))?;
+            let listener = serve::Listen::Everywhere(port).bind().await;
+            let listener = listener.with_context(|| format!("cannot listen on webhook port {port}"))?;
+            let listener = listener.context("the webhook port is disabled")?;
             serve_webhooks(&mut tasks, admission, (options, listener), &parts, (&servers_stop, &going))?
         }
         Webhooks::ServeOn(options, listener) => {
@@ -190,19 +195,43 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     let asked = tokio::time::Instant::now();
     shutting_down.send_replace(true);
     stop_controllers.send_replace(true);
-    while let Some(round) = running.join_next().await {
-        round.context("a controller panicked")?;
+    if ended.is_err() {
+        // Another may lead by now: what is under way here must not go on.
+        running.abort_all();
     }
+    let rounds = async {
+        while let Some(round) = running.join_next().await {
+            match round {
+                Err(error) if !error.is_cancelled() => Err(error).context("a controller panicked")?,
+                _ => {}
+            }
+        }
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(ROUNDS, rounds).await {
+        Ok(rounds) => ended.as_ref().map_or(Ok(()), |()| rounds)?,
+        Err(_) => tracing::warn!("rounds under way are cut off"),
+    }
+    drop(running);
     stop_election.send_replace(true);
     if ended.is_ok() && served {
         tokio::time::sleep_until(asked + LINGER).await;
     }
     stop_servers.send_replace(true);
-    while let Some(task) = tasks.join_next().await {
-        let (name, result) = task.context("a task panicked")?;
-        result.with_context(|| name)?;
+    let rest = async {
+        while let Some(task) = tasks.join_next().await {
+            let (name, result) = task.context("a task panicked")?;
+            result.with_context(|| name)?;
+        }
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(REST, rest).await {
+        Ok(rest) => ended.and(rest),
+        Err(_) => {
+            tracing::warn!("what is left is cut off");
+            ended
+        }
     }
-    ended
 }
 
 /// Of those controllers that are built, only CloneSet's updates pods in place; without it, pods are not watched for this.

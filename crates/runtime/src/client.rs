@@ -2,6 +2,7 @@
 //! it because the server was busy.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -9,8 +10,8 @@ use http::header::USER_AGENT;
 use http::{HeaderValue, Method, Request, Response};
 use kube::client::{Body, ClientBuilder};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
-use tokio::time::Instant;
-use tower::{Layer, Service};
+use tokio::time::{Instant, timeout};
+use tower::{BoxError, Layer, Service};
 
 /// Counters of requests to the API server. Clones count together.
 #[derive(Clone, Debug)]
@@ -73,6 +74,8 @@ pub fn client(mut config: kube::Config, agent: &str, metrics: ClientMetrics) -> 
     // An agent that is no header value would go unnoticed later.
     HeaderValue::try_from(agent)?;
     config.headers.retain(|(name, _)| name != USER_AGENT);
+    // Watches of a peer that is gone end by themselves before.
+    config.read_timeout.get_or_insert(SILENCE);
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
     let layer = CountLayer { metrics, host, agent: agent.to_owned() };
     Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
@@ -93,6 +96,16 @@ pub fn is_namespace_terminating(error: &kube::Error) -> bool {
     let mut causes = status.details.iter().flat_map(|details| &details.causes);
     status.code == 403 && causes.any(|cause| cause.reason == "NamespaceTerminating")
 }
+
+/// The API server ends requests after a minute; one that has not even said so by then is not there any more.
+const ANSWER: Duration = Duration::from_secs(65);
+/// A connection on which nothing has come for so long is given up.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// No answer has come.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server has not answered within {} s", .0.as_secs())]
+struct Silent(Duration);
 
 #[derive(Clone, Debug)]
 struct CountLayer {
@@ -121,14 +134,15 @@ struct Count<S> {
 impl<S, B> Service<Request<Body>> for Count<S>
 where
     S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
     S::Future: Send + 'static,
 {
     type Response = Response<B>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<B>, S::Error>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<B>, BoxError>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
@@ -147,9 +161,12 @@ where
         }
         let (by_answer, host) = (self.metrics.by_answer.clone(), self.host.clone());
         let (seconds, started) = (self.metrics.seconds.clone(), Instant::now());
-        self.inner
-            .call(request)
+        let answer = self.inner.call(request);
+        let within = if asked.verb == "watch" { SILENCE } else { ANSWER };
+        timeout(within, answer)
             .map(move |answer| {
+                let answer =
+                    answer.map_err(|_| Silent(within).into()).and_then(|answer| answer.map_err(Into::into));
                 let code = answer.as_ref().ok().map(Response::status);
                 let code = code.as_ref().map_or("<error>", http::StatusCode::as_str);
                 by_answer.with_label_values(&[code, method.as_str(), host.as_str()]).inc();
@@ -253,6 +270,25 @@ mod tests {
             let asked = classify(&method.parse().unwrap(), path, query);
             assert_eq!((asked.verb, asked.resource.as_str()), (verb, resource), "{method} {path}?{query}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_nobody_answers_fails_after_a_minute_and_a_watch_later() {
+        let silent = tower::service_fn(|_: Request<Body>| async {
+            std::future::pending::<Result<Response<Body>, Infallible>>().await
+        });
+        let metrics = ClientMetrics::register(&Registry::new()).unwrap();
+        let (host, agent) = ("cluster:6443".to_owned(), "kruise-manager/1.2".to_owned());
+        let client = kube::Client::new(CountLayer { metrics, host, agent }.layer(silent), "default");
+        let begun = Instant::now();
+        let ask = |query: &str| {
+            client.request_text(Request::get(format!("/api/v1/pods?{query}")).body(vec![]).unwrap())
+        };
+        let error = ask("limit=1").await.unwrap_err();
+        assert!(said(&error).contains("has not answered within 65 s"), "{error}");
+        assert_eq!(begun.elapsed(), ANSWER);
+        ask("watch=true").await.unwrap_err();
+        assert_eq!(begun.elapsed(), ANSWER + SILENCE);
     }
 
     /// A client that counts, of a server that knows no object called `gone`; and the user agents it was asked by.

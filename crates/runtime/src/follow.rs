@@ -22,6 +22,8 @@ use crate::follow::items::Items;
 const PAGE_SIZE: u32 = 500;
 /// A watch that says nothing for so long is taken for dead: the API server is asked to end it five seconds before.
 const SILENCE: Duration = Duration::from_secs(295);
+/// How long the next piece of a list may take.
+const BETWEEN_PIECES: Duration = Duration::from_secs(65);
 /// The first pause after a failure; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
 /// The longest pause.
@@ -80,6 +82,8 @@ pub(crate) enum FollowError {
     Malformed(#[from] serde_json::Error),
     #[error("the answer is not UTF-8: {0}")]
     NotText(#[from] std::str::Utf8Error),
+    #[error("the list has stopped on its way")]
+    Stalled,
     #[error("an object has no resourceVersion")]
     NoVersion,
 }
@@ -91,7 +95,7 @@ impl FollowError {
             Self::Api(error) => matches!(&**error, kube::Error::Api(status) if status.code == 410),
             Self::Told(status) => status.code == 410,
             Self::NoVersion => true,
-            Self::Read(_) | Self::Malformed(_) | Self::NotText(_) => false,
+            Self::Read(_) | Self::Malformed(_) | Self::NotText(_) | Self::Stalled => false,
         }
     }
 }
@@ -228,7 +232,10 @@ impl Source {
         pin_mut!(body);
         let mut items = Items::default();
         loop {
-            let piece = body.fill_buf().await?;
+            let Ok(piece) = timeout(BETWEEN_PIECES, body.fill_buf()).await else {
+                return Err(FollowError::Stalled);
+            };
+            let piece = piece?;
             if piece.is_empty() {
                 return Ok(serde_json::from_slice(items.rest())?);
             }
