@@ -87,6 +87,15 @@ pub struct Outcome {
     pub done: usize,
 }
 
+impl Outcome {
+    fn add(&mut self, more: Self) {
+        self.failures.extend(more.failures);
+        self.conflicts |= more.conflicts;
+        self.namespace_gone |= more.namespace_gone;
+        self.done += more.done;
+    }
+}
+
 /// Carries actions out.
 pub struct Executor {
     pub(crate) client: kube::Client,
@@ -123,9 +132,11 @@ impl Executor {
             if next.is_empty() {
                 break;
             }
-            let failures = outcome.failures.len();
-            self.run_parallel(set, next, now, &mut outcome).await;
-            if outcome.failures.len() > failures || outcome.conflicts || outcome.namespace_gone {
+            let mut created = Outcome::default();
+            self.run_parallel(set, next, now, &mut created).await;
+            let go_on = created.failures.is_empty() && !created.conflicts && !created.namespace_gone;
+            outcome.add(created);
+            if !go_on {
                 break;
             }
             batch *= 2;
@@ -167,11 +178,12 @@ impl Executor {
                     if let Some(unready) = started.unready {
                         self.patch_pod(&pod, PodEndpoint::Status, unready).await?;
                     }
-                    self.patch_pod(&pod, PodEndpoint::Pod, started.pod).await?;
-                    match started.resize {
-                        Some(resize) => self.patch_pod(&pod, PodEndpoint::Resize, resize).await,
-                        None => Ok(()),
+                    // Before the pod says that it is at the new revision: a resize that is refused is then asked for again,
+                    // and one that is asked for twice changes nothing.
+                    if let Some(resize) = started.resize {
+                        self.patch_pod(&pod, PodEndpoint::Resize, resize).await?;
                     }
+                    self.patch_pod(&pod, PodEndpoint::Pod, started.pod).await
                 }
                 .await;
                 let (name, revision) = (pod.name(), revision.name());

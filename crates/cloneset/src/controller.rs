@@ -200,12 +200,22 @@ pub fn wire(stores: &Stores, queue: &WorkQueue, context: &Arc<Context>) {
     }));
 }
 
-/// One round.
+/// One round. After one that has failed, `later` is told after what time something of the set is due all the same: what
+/// has failed is tried again after the back-off, which grows, and nothing else waits for it.
 ///
 /// # Errors
 /// The first failure of the round; its status is published all the same.
-pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, ApplyError> {
-    match round(key, context).await {
+pub async fn reconcile(
+    key: ObjectKey,
+    context: Arc<Context>,
+    later: impl FnOnce(Duration),
+) -> Result<Requeue, ApplyError> {
+    let mut due = None;
+    let ended = round(&key, context, &mut due).await;
+    if let (Err(_), Some(due)) = (&ended, due) {
+        later(due);
+    }
+    match ended {
         Err(error @ ApplyError::NamespaceGone(_)) => {
             tracing::debug!(%error, "the set goes with its namespace");
             Ok(Requeue::None)
@@ -214,9 +224,14 @@ pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue,
     }
 }
 
-async fn round(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, ApplyError> {
+/// `due` is told after what time something of the set is due.
+async fn round(
+    key: &ObjectKey,
+    context: Arc<Context>,
+    due: &mut Option<Duration>,
+) -> Result<Requeue, ApplyError> {
     let stores = &context.stores;
-    let Some(set) = stores.sets.get(&key) else { return Ok(Requeue::None) };
+    let Some(set) = stores.sets.get(key) else { return Ok(Requeue::None) };
     tracing::Span::current().record("generation", set.object.metadata.generation);
     let parsed = match observe::parse(&set) {
         Ok(parsed) => parsed,
@@ -247,14 +262,14 @@ async fn round(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, ApplyEr
         futures::join!(context.executor.run(&set, plan.actions, now), context.see_to_images(&seen, &set));
 
     // The stores hold our own writes by now, so the status tells of this round and not of the last one.
-    let set = stores.sets.get(&key).filter(|fresh| fresh.uid == set.uid).unwrap_or(set);
+    let set = stores.sets.get(key).filter(|fresh| fresh.uid == set.uid).unwrap_or(set);
     let seen = observe::observe(&set, &parsed, &update_revision, stores, (context.clock)());
     let failures = failures(&outcome);
     let mut wanted = status::status_of(&seen, &failures, &plan.held);
     wanted.collision_count = collision_count;
+    *due = [plan.wake_in, status::wake_in(&seen, &wanted)].into_iter().flatten().min();
     let published = publish(&set, &wanted, &context).await?;
-
-    let wake = [plan.wake_in, published, status::wake_in(&seen, &wanted)].into_iter().flatten().min();
+    *due = [*due, published].into_iter().flatten().min();
     if let Some((_, error)) = outcome.failures.into_iter().next() {
         return Err(error);
     }
@@ -262,7 +277,7 @@ async fn round(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, ApplyEr
         // The watch brings what changed; this is for the case that it already has.
         return Ok(Requeue::After(Duration::from_millis(50)));
     }
-    Ok(wake.map_or(Requeue::None, Requeue::After))
+    Ok(due.map_or(Requeue::None, Requeue::After))
 }
 
 fn failures(outcome: &Outcome) -> status::Failures {

@@ -346,19 +346,22 @@ pub fn plan(seen: &Observed, options: &Options, ids: &mut dyn FnMut() -> String)
 /// Pods that no longer match are let go; without reuse their claims go with them.
 fn release(seen: &Observed, plan: &mut Plan) {
     for pod in sorted(&seen.unselected) {
-        if !seen.settings.reuse_claims {
-            hand_over(seen, &pod, plan);
+        // The set knows a pod it has let go no more: a claim that is still its own then would be deleted under it.
+        if seen.settings.reuse_claims || !hand_over(seen, &pod, plan) {
+            plan.actions.push(Action::ReleasePod { pod });
         }
-        plan.actions.push(Action::ReleasePod { pod });
     }
 }
 
-fn hand_over(seen: &Observed, pod: &Arc<PodView>, plan: &mut Plan) {
+/// Tells whether there is something to hand over.
+fn hand_over(seen: &Observed, pod: &Arc<PodView>, plan: &mut Plan) -> bool {
+    let before = plan.actions.len();
     for claim in own_claims(seen) {
         if instance_id(seen, pod) == Some(&*claim.instance_id) {
             plan.actions.push(Action::HandClaimToPod { claim: claim.clone(), pod: pod.clone() });
         }
     }
+    plan.actions.len() > before
 }
 
 /// Without reuse a claim goes with its pod, or, if there is none any more, now.

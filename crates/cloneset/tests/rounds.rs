@@ -6,6 +6,7 @@ mod world;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kruise_common::budget::{Asked, Permit, Permits};
 use kruise_common::pod::PodView;
@@ -239,4 +240,46 @@ async fn a_set_that_was_deleted_and_made_again_is_still_updated_in_place() {
     let cluster = world.cluster.lock().unwrap();
     assert_eq!((cluster.count("POST pods"), cluster.count("DELETE pods")), (0, 0), "{:#?}", cluster.writes);
     assert_eq!(cluster.of("controllerrevisions").len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resize_that_is_refused_is_asked_for_again() {
+    let mut world = World::with(None, |set| {
+        set["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
+    });
+    world.rest().await;
+    let shown = |world: &World, cpu: &str| {
+        let pods = world.cluster.lock().unwrap().of("pods");
+        pods.iter().filter(|pod| pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == cpu).count()
+    };
+    assert_eq!(shown(&world, "1"), REPLICAS);
+    world.cluster.lock().unwrap().refused = Some("PATCH pods/resize");
+    world.change(|set| {
+        set["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "2".into();
+    });
+    for _ in 0..5 {
+        assert!(!world.round().await);
+    }
+    assert_eq!(shown(&world, "1"), REPLICAS);
+    let updated = the_set(&world)["status"]["updatedReplicas"].clone();
+    assert_eq!(updated, 0, "no pod says that it is updated");
+    world.cluster.lock().unwrap().refused = None;
+    world.rest().await;
+    assert_ne!(shown(&world, "2"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_due_is_done_in_time_although_something_else_keeps_failing() {
+    let mut world = World::with(None, |set| {
+        set["spec"]["updateStrategy"]["rollingUpdate"]["inPlaceUpdateStrategy"] =
+            json!({"gracePeriodSeconds": 10});
+    });
+    world.rest().await;
+    world.change_image("web:2");
+    world.round().await;
+    world.cluster.lock().unwrap().refused = Some("POST pods");
+    world.change(|set| set["spec"]["replicas"] = json!(REPLICAS + 1));
+    assert!(!world.round().await, "the new pod is refused");
+    let due = world.due.take().expect("the end of the grace period is not forgotten");
+    assert!(due <= Duration::from_secs(10), "{due:?}");
 }

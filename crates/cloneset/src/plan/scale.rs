@@ -9,7 +9,7 @@ use kruise_common::key::ObjectKey;
 use kruise_common::lifecycle::{Lifecycle, LifecycleState, set_state};
 use kruise_common::patch::{PodEndpoint, PodPatch};
 use kruise_common::pod::PodView;
-use kruise_common::readiness::{LIFECYCLE_AGENT, PRE_DELETE_KEY, add_not_ready_key};
+use kruise_common::readiness::{LIFECYCLE_AGENT, PRE_DELETE_KEY, add_not_ready_key, remove_not_ready_key};
 use kruise_common::revision::Revision;
 use kruise_common::update_sort::deletion_order;
 
@@ -61,7 +61,15 @@ fn regret(seen: &Observed, rows: &mut [Row], plan: &mut Plan) {
         row.state = LifecycleState::PreparingNormal;
         row.touched = true;
         set_state(&mut patch, &row.state, seen.now);
-        plan.actions.push(patch_of(row, PodEndpoint::Pod, patch, Because::Regret));
+        // Held when the lifecycle asked for it, which it does no more.
+        let endpoint = match remove_not_ready_key(&row.pod, LIFECYCLE_AGENT, PRE_DELETE_KEY, seen.now) {
+            Some(back) => {
+                patch.merge(back);
+                PodEndpoint::Status
+            }
+            None => PodEndpoint::Pod,
+        };
+        plan.actions.push(patch_of(row, endpoint, patch, Because::Regret));
     }
 }
 

@@ -193,6 +193,24 @@ fn claims_without_a_pod_are_reused() {
 }
 
 #[test]
+fn a_pod_that_is_let_go_keeps_its_claim_when_handing_it_over_has_failed() {
+    let mut seen = set(settings(0), []);
+    let claim = ClaimView {
+        key: ObjectKey::new("ns", "data-web-00001"),
+        uid: Uid::from("data"),
+        instance_id: "00001".into(),
+        owned_by_set: true,
+        terminating: false,
+    };
+    seen.claims = vec![Arc::new(claim.clone())];
+    seen.unselected = vec![Arc::new(pod("web-00001").ready().0)];
+    // However often that fails, the set still knows whose claim it is.
+    assert_eq!(told(&planned(&seen)), ["hand data-web-00001 to web-00001"]);
+    seen.claims = vec![Arc::new(ClaimView { owned_by_set: false, ..claim })];
+    assert_eq!(told(&planned(&seen)), ["release web-00001"]);
+}
+
+#[test]
 fn a_pod_that_leaves_claims_is_waited_for_as_long_as_its_grace_period() {
     let mut seen = set(settings(2), [pod("web-00001").ready()]);
     seen.settings.reuse_claims = true;
@@ -333,6 +351,44 @@ fn a_pod_wanted_again_returns_unless_it_was_taken_out_of_service() {
     assert_eq!(told(&planned(&seen)), ["patch web-1 for Regret"]);
     seen.settings.lifecycle = Some(hooked(true));
     assert_eq!(told(&planned(&seen)), [""; 0]);
+}
+
+#[test]
+fn a_pod_wanted_again_is_ready_again_when_its_lifecycle_does_not_hold_it_any_more() {
+    let mut leaving = pod("web-1").ready().state("PreparingDelete");
+    leaving.0.readiness_gates = ["InPlaceUpdateReady".into(), "KruisePodReady".into()].into();
+    condition(&mut leaving.0, "KruisePodReady", "False", "", start_time());
+    let mut conditions = leaving.0.conditions.to_vec();
+    let held = conditions.iter_mut().find(|condition| &*condition.kind == "KruisePodReady").unwrap();
+    Arc::make_mut(&mut held.text).message = r#"[{"userAgent":"Lifecycle","key":"preDeleteHook"}]"#.into();
+    leaving.0.conditions = conditions.into();
+    let mut seen = set(settings(1), [leaving]);
+    seen.settings.lifecycle = Some(hooked(false));
+    let plan = planned(&seen);
+    assert_eq!(told(&plan), ["patch web-1 for Regret"]);
+    let Action::Patch { endpoint, patch, .. } = &plan.actions[0] else { panic!("{plan:?}") };
+    assert_eq!(*endpoint, PodEndpoint::Status);
+    let conditions = &patch.status.as_ref().unwrap().conditions;
+    assert_eq!((conditions[0].kind.as_str(), conditions[0].status.as_str()), ("KruisePodReady", "True"));
+}
+
+#[test]
+fn pods_marked_for_recreation_take_up_the_budget_while_they_wait_to_be_deleted() {
+    let old = (1..=8).map(|id| pod(&format!("web-{id}")).at("web-a").ready());
+    let mut seen = set(settings(10), old.chain([pod("web-9")]));
+    seen.settings.max_unavailable = Some(IntOrPercent::Int(4));
+    // Nothing is created while a pod is not available, and nothing is deleted while one is missing.
+    seen.settings.scale_max_unavailable = Some(IntOrPercent::Int(1));
+    let mut marked = BTreeSet::new();
+    for _ in 0..9 {
+        for action in planned(&seen).actions {
+            let Action::MarkForRecreate { pod, .. } = action else { panic!("{action:?}") };
+            assert!(marked.insert(pod.key.name.clone()), "{} is marked twice", pod.name());
+            let at = seen.pods.iter().position(|known| known.uid == pod.uid).unwrap();
+            seen.pods[at] = Arc::new(Fixture(PodView::clone(&pod)).label(SPECIFIED_DELETE, "true").0);
+        }
+    }
+    assert_eq!(marked.len(), 2, "one is missing and one not available: {marked:?}");
 }
 
 #[test]

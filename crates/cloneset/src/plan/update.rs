@@ -138,7 +138,9 @@ pub(super) fn plan(seen: &Observed, options: &Options, rows: &mut [Row], plan: &
         }
         left -= 1;
         if row.specified {
-            // The scale stage deletes it within the budget.
+            // The scale stage deletes it within the budget, which it takes up until then.
+            slow += 1;
+            unavailable += i64::from(row.available);
             continue;
         }
         // Both budgets hold for the rest as well: the order is by urgency, not by size.

@@ -1,6 +1,7 @@
 //! An API server in memory, a kubelet of a kind, and the manager that works between them.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use kruise_cloneset::controller::{Context, reconcile};
 use kruise_cloneset::plan::Options;
 use kruise_cloneset::stores::{SetView, Stores};
 use kruise_common::budget::Permits;
+use kruise_common::inplace::InPlaceOptions;
 use kruise_common::key::ObjectKey;
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
@@ -40,6 +42,8 @@ pub(crate) struct Cluster {
     pub(crate) most_pods: usize,
     /// The namespace is being deleted.
     pub(crate) going: bool,
+    /// Writes that begin with this are refused.
+    pub(crate) refused: Option<&'static str>,
 }
 
 impl Cluster {
@@ -84,7 +88,10 @@ impl Cluster {
             return Some(stored.map_or_else(|| refusal(404, "NotFound"), |object| (200, object)));
         }
         self.writes.push(format!("{method} {resource}/{sub} {name}"));
+        let refused =
+            self.refused.zip(self.writes.last()).is_some_and(|(what, write)| write.starts_with(what));
         let answer = match (method.as_str(), stored) {
+            _ if refused => refusal(403, "Forbidden"),
             ("POST", Some(_)) => refusal(409, "AlreadyExists"),
             ("POST", None) if self.going => {
                 let (code, mut status) = refusal(403, "Forbidden");
@@ -159,6 +166,8 @@ pub(crate) struct World {
     pub(crate) context: Arc<Context>,
     pub(crate) clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     pub(crate) permits: Option<Arc<dyn Permits>>,
+    /// After what time the round that failed last wants another all the same.
+    pub(crate) due: Cell<Option<Duration>>,
 }
 
 impl World {
@@ -186,7 +195,7 @@ impl World {
         let clock: Arc<dyn Fn() -> Timestamp + Send + Sync> =
             Arc::new(move || start + SignedDuration::try_from(began.elapsed()).unwrap());
         let context = manager(&cluster, &clock, permits.clone());
-        Self { cluster, context, clock, permits }
+        Self { cluster, context, clock, permits, due: Cell::new(None) }
     }
 
     /// A new manager that has only seen what the API server holds.
@@ -267,7 +276,8 @@ impl World {
     }
 
     pub(crate) async fn round(&self) -> bool {
-        let result = reconcile(ObjectKey::new("default", "web"), Arc::clone(&self.context)).await;
+        let key = ObjectKey::new("default", "web");
+        let result = reconcile(key, Arc::clone(&self.context), |due| self.due.set(Some(due))).await;
         tokio::time::advance(Duration::from_secs(2)).await;
         matches!(result, Ok(Requeue::None))
     }
@@ -332,8 +342,10 @@ fn manager(
     });
     let client = kube::Client::new(service, "default");
     let (events, _) = EventRecorder::new("cloneset-controller", 1, Arc::clone(clock));
-    let executor = Executor::new(client, stores.clone(), events, Options::default());
-    let context = Context::new(stores, executor, Options::default(), Arc::clone(clock));
+    let in_place = InPlaceOptions { vertical_scaling: true, ..InPlaceOptions::default() };
+    let options = Options { in_place, ..Options::default() };
+    let executor = Executor::new(client, stores.clone(), events, options.clone());
+    let context = Context::new(stores, executor, options, Arc::clone(clock));
     Arc::new(match permits {
         Some(permits) => context.permits(permits),
         None => context,
