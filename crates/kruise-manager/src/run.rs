@@ -201,16 +201,18 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     }
     let rounds = async {
         while let Some(round) = running.join_next().await {
-            match round {
-                Err(error) if !error.is_cancelled() => Err(error).context("a controller panicked")?,
-                _ => {}
+            if let Err(error) = round
+                && !error.is_cancelled()
+            {
+                return Err(error).context("a controller panicked");
             }
         }
-        anyhow::Ok(())
+        Ok(())
     };
-    match tokio::time::timeout(ROUNDS, rounds).await {
-        Ok(rounds) => ended.as_ref().map_or(Ok(()), |()| rounds)?,
-        Err(_) => tracing::warn!("rounds under way are cut off"),
+    if let Ok(over) = tokio::time::timeout(ROUNDS, rounds).await {
+        over?;
+    } else {
+        tracing::warn!("rounds under way are cut off");
     }
     drop(running);
     stop_election.send_replace(true);
@@ -225,12 +227,11 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
         }
         anyhow::Ok(())
     };
-    match tokio::time::timeout(REST, rest).await {
-        Ok(rest) => ended.and(rest),
-        Err(_) => {
-            tracing::warn!("what is left is cut off");
-            ended
-        }
+    if let Ok(over) = tokio::time::timeout(REST, rest).await {
+        ended.and(over)
+    } else {
+        tracing::warn!("what is left is cut off");
+        ended
     }
 }
 

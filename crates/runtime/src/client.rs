@@ -100,7 +100,7 @@ pub fn is_namespace_terminating(error: &kube::Error) -> bool {
 /// The API server ends requests after a minute; one that has not even said so by then is not there any more.
 const ANSWER: Duration = Duration::from_secs(65);
 /// A connection on which nothing has come for so long is given up.
-const SILENCE: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_mins(5);
 
 /// No answer has come.
 #[derive(Debug, thiserror::Error)]
