@@ -57,6 +57,13 @@ rules by which gates depend on each other.
 {{- if and $on.EnableExternalCerts (not (hasKey $named "EnableExternalCerts")) (not .Values.externalCerts.annotations) -}}
   {{- fail "featureGates: AllAlpha turns EnableExternalCerts on, and nobody is named that brings certificates: add EnableExternalCerts=false to featureGates, or set externalCerts.annotations" -}}
 {{- end -}}
+{{- /* With that gate the manager writes no authority anywhere: whoever brings it has to be named on every object. */ -}}
+{{- if and $on.EnableExternalCerts .Values.crds.managed (eq .Values.crds.mode "hook") -}}
+  {{- fail "featureGates: EnableExternalCerts is on and crds.mode is hook, which applies CRDs without externalCerts.annotations, so the manager would never be ready: set crds.mode to template" -}}
+{{- end -}}
+{{- if and $on.EnableExternalCerts (eq .Values.webhookConfiguration.managedBy "manager") -}}
+  {{- fail "featureGates: EnableExternalCerts is on and webhookConfiguration.managedBy is manager, which makes no configurations with that gate, so nobody would: set webhookConfiguration.managedBy to chart" -}}
+{{- end -}}
 
 {{- $argument := .Values.featureGates -}}
 {{- if or .Values.global.featureProfile .Values.featureGateOverrides -}}

@@ -16,8 +16,11 @@ other), and `label`.
 {{- define "kruise.hookJob" -}}
 {{- $root := .root -}}
 {{- $values := $root.Values.manager -}}
-{{- /* OpenKruise's own image has another program in it. */ -}}
-{{- $image := ternary (dict) $root.Values.helmHooks.image (hasSuffix "kruise-helm-hook" $root.Values.helmHooks.image.repository) -}}
+{{- /* OpenKruise's own image has another program in it. A tag says nothing without its repository. */ -}}
+{{- $image := $root.Values.helmHooks.image -}}
+{{- if or (not $image.repository) (hasSuffix "kruise-helm-hook" $image.repository) }}{{ $image = dict }}{{ end -}}
+{{- $resources := dict "requests" (dict "cpu" "10m" "memory" "32Mi") -}}
+{{- with $values.resources.limits }}{{ $_ := set $resources "limits" . }}{{ end -}}
 {{- $containers := list -}}
 {{- range $number, $command := .commands -}}
   {{- $container := dict "name" (printf "step-%d" (add1 $number)) -}}
@@ -27,7 +30,7 @@ other), and `label`.
   {{- $_ := set $container "terminationMessagePolicy" "FallbackToLogsOnError" -}}
   {{- $_ := set $container "env" (list (dict "name" "POD_NAMESPACE" "value" (include "kruise.namespace" $root)) (dict "name" "KRUISE_DAEMON_CONFIG_NS" "value" $root.Values.daemonConfigNamespace)) -}}
   {{- $_ := set $container "securityContext" $values.securityContext -}}
-  {{- $_ := set $container "resources" (dict "limits" $values.resources.limits "requests" (dict "cpu" "10m" "memory" "32Mi")) -}}
+  {{- $_ := set $container "resources" $resources -}}
   {{- $containers = append $containers $container -}}
 {{- end -}}
 backoffLimit: 2

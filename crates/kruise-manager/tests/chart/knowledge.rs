@@ -155,7 +155,7 @@ fn values(present: &str) -> String {
 }
 
 /// The files of the chart that are made from this binary, as they must be.
-fn files() -> [(PathBuf, String); 2] {
+fn files() -> [(PathBuf, String); 3] {
     let value = serde_json::to_value(manager()).unwrap();
     let text = format!(
         "# Generated: UPDATE_CHART=1 cargo test -p kruise-manager --test chart\n---\n{}",
@@ -163,7 +163,9 @@ fn files() -> [(PathBuf, String); 2] {
     );
     let values_file = chart().join("values.yaml");
     let values = values(&fs::read_to_string(&values_file).unwrap());
-    [(chart().join("files/manager.yaml"), text), (values_file, values)]
+    // Templates cannot read the chart's own values, and need its defaults where `null` took one away.
+    let defaults = (chart().join("files/values.yaml"), values.clone());
+    [(chart().join("files/manager.yaml"), text), (values_file, values), defaults]
 }
 
 /// Writes them, before anything is rendered.

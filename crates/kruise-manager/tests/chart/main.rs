@@ -15,6 +15,7 @@
 mod gates;
 mod helm;
 mod knowledge;
+mod nulls;
 mod refusals;
 mod renders;
 mod security;

@@ -3,7 +3,7 @@
 use crate::helm::Helm;
 
 /// What is set, and what the refusal has to say.
-const REFUSALS: [(&str, &[&str]); 27] = [
+const REFUSALS: [(&str, &[&str]); 30] = [
     ("manager.replicas=two", &["'/manager/replicas'", "got string, want integer"]),
     ("manager.replcas=3", &["'/manager'", "'replcas' not allowed"]),
     ("managr.replicas=3", &["'managr' not allowed"]),
@@ -19,7 +19,14 @@ const REFUSALS: [(&str, &[&str]); 27] = [
     ("daemon.log.level=11", &["'/daemon/log/level'", "maximum: got 11, want 10"]),
     ("daemon.windowsImage.repository=a/b", &["daemon.windowsImage: there is no agent for Windows"]),
     ("daemon.minFreeDisk=10GB", &["'/daemon/minFreeDisk'", "'10GB' does not match"]),
-    ("daemon.credentialProvider.hostPath=plugins", &["'/daemon/credentialProvider/hostPath'", "'plugins'"]),
+    (
+        "daemon.credentialProvider.enable=true,daemon.credentialProvider.hostPath=plugins",
+        &["'/daemon/credentialProvider/hostPath'", "'plugins'"],
+    ),
+    (
+        "daemonConfigNamespace=kruise-system",
+        &["daemonConfigNamespace and installation.namespace are both kruise-system"],
+    ),
     ("installation.namespace=Kruise", &["'/installation/namespace'", "'Kruise' does not match"]),
     (
         "webhookConfiguration.timeoutSeconds=31",
@@ -51,6 +58,15 @@ const REFUSALS: [(&str, &[&str]); 27] = [
         &["PreDownloadImageForInPlaceUpdate is on", "controllers.nodeimage.enabled is false"],
     ),
     ("featureGates=AllAlpha=true", &["EnableExternalCerts", "set externalCerts.annotations"]),
+    (
+        "featureGates=EnableExternalCerts=true,externalCerts.annotations.a=b,crds.mode=hook",
+        &["EnableExternalCerts is on and crds.mode is hook", "set crds.mode to template"],
+    ),
+    (
+        "featureGates=EnableExternalCerts=true,externalCerts.annotations.a=b,\
+         webhookConfiguration.managedBy=manager",
+        &["EnableExternalCerts is on and webhookConfiguration.managedBy is manager", "managedBy to chart"],
+    ),
     (
         "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true,metrics.podMonitor.manager=true",
         &["metrics.serviceMonitor.enabled", "metrics.podMonitor.manager", "counted twice"],

@@ -165,6 +165,23 @@ fn by_default_the_arguments_are_those_of_openkruises_chart() {
 }
 
 #[test]
+fn openkruises_own_defaults_mean_what_they_mean_here() {
+    let Some(helm) = Helm::find() else { return };
+    let file = chart().join("ci/reference-values.yaml");
+    let values: Value = serde_yaml_ng::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(values["daemon"]["credentialProvider"]["hostPath"], "credential-provider-plugin");
+    // Only the image and the right to list everything are others by default.
+    let set = "manager.image.repository=kruise.test/kruise-manager,manager.image.tag=,\
+               installation.roleListGroups=null";
+    let rendered = helm.render(&["--values", file.to_str().unwrap(), "--set", set]).unwrap();
+    let default = helm.render(&[]).unwrap();
+    assert_eq!(rendered.len(), default.len());
+    for (rendered, default) in rendered.iter().zip(&default) {
+        assert_eq!(rendered.text, default.text);
+    }
+}
+
+#[test]
 fn the_manager_reads_the_arguments_of_every_case() {
     let Some(helm) = Helm::find() else { return };
     for (name, objects) in cases(&helm) {
@@ -237,6 +254,25 @@ fn alerts_warn_of_certificates_when_told_and_take_rules_of_users_in() {
     assert!(expiring(&early).contains("within 90 days"), "{early}");
     let own = groups("metrics.prometheusRule.extraRules[0].alert=Mine");
     assert_eq!(own[1], json!({"name": "kruise-extra", "rules": [{"alert": "Mine"}]}));
+}
+
+#[test]
+fn jobs_are_looked_for_by_both_names_that_monitors_give_them() {
+    let Some(helm) = Helm::find() else { return };
+    let set = "metrics.prometheusRule.enabled=true,dashboards.enabled=true";
+    let objects = helm.render(&["--set", set]).unwrap();
+    let rule = object(&objects, "PrometheusRule", "kruise").unwrap();
+    let rules = rule["spec"]["groups"][0]["rules"].as_array().unwrap();
+    let down = rules.iter().find(|rule| rule["alert"] == "KruiseManagerDown").unwrap();
+    let up = r#"up{job=~"(.+/)?kruise-controller-manager"}"#;
+    assert_eq!(down["expr"], format!("sum({up}) < 1 or absent({up})"));
+    let dashboard = object(&objects, "ConfigMap", "kruise-grafana-dashboard").unwrap();
+    let dashboard: Value = serde_json::from_str(dashboard["data"]["kruise.json"].as_str().unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    for expression in rules.iter().chain(targets).map(|it| it["expr"].as_str().unwrap()) {
+        assert!(!expression.contains(r#"job=""#), "a PodMonitor's job is namespace/name: {expression}");
+    }
 }
 
 #[test]

@@ -214,6 +214,7 @@ fn an_image_that_has_openkruises_hook_in_it_is_not_run() {
         image("helmHooks.image.repository=openkruise/kruise-helm-hook,helmHooks.image.tag=v0.1.0"),
         own
     );
+    assert_eq!(image("helmHooks.image.tag=v0.1.0"), own, "a tag of an image that is not named");
     assert_eq!(
         image("helmHooks.image.repository=r.example/manager,helmHooks.image.tag=x"),
         "r.example/manager:x"
