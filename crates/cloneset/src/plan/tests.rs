@@ -314,6 +314,16 @@ fn pods_kept_by_the_partition_are_told_apart_from_those_that_wait_and_alarm_nobo
 }
 
 #[test]
+fn a_pod_whose_grace_period_cannot_be_read_is_updated_when_the_template_changes() {
+    let mut damaged = pod("web-1").at("web-a");
+    damaged.0.annotations.insert("apps.kruise.io/inplace-update-grace".into(), "{".into());
+    let mut seen = set(settings(1), [damaged]);
+    assert_eq!(told(&planned(&seen)), ["mark web-1"]);
+    seen.settings.policy = PodUpdatePolicy::InPlaceOnly;
+    assert_eq!(told(&planned(&seen)), ["update web-1 to web-b"]);
+}
+
+#[test]
 fn recreation_marks_a_pod_once() {
     let mut seen = set(settings(3), ["web-1", "web-2", "web-3"].map(|name| pod(name).at("web-a").ready()));
     assert_eq!(told(&planned(&seen)).len(), 1);

@@ -192,8 +192,14 @@ fn target(seen: &Observed, update: i64) -> &Arc<Revision> {
 /// Indexes of pods that may move, most urgent first.
 fn candidates(seen: &Observed, rows: &[Row], back: bool) -> Vec<usize> {
     let pods: Vec<Arc<PodView>> = rows.iter().map(|row| row.pod.clone()).collect();
+    // What cannot be read of an update says nothing about the next one, which replaces it.
+    let broken = |pod: &PodView| {
+        matches!(inplace::refresh(pod, CONTROLLER_REVISION_HASH, seen.now), Refresh::Broken(_))
+    };
     let eligible = |row: &Row| {
-        row.updated == back && row.state != LifecycleState::PreparingDelete && !is_in_grace(&row.pod)
+        row.updated == back
+            && row.state != LifecycleState::PreparingDelete
+            && (!is_in_grace(&row.pod) || broken(&row.pod))
     };
     let waiting = (0..rows.len()).filter(|&index| rows.get(index).is_some_and(eligible)).collect();
     let mut order = seen.settings.order.sort(&pods, waiting);
