@@ -66,7 +66,7 @@ fn context() -> Option<Context> {
         vertical_scaling: false,
     };
     let protection = Arc::new(Protection::register(&Registry::new(), ProtectionLog::default()).ok()?);
-    Some(Context::new(options, Arc::new(|_, _| None), Arc::new(Yes), protection))
+    Some(Context::new(options, Arc::new(|_, _| Box::pin(async { Ok(None) })), Arc::new(Yes), protection))
 }
 
 fn run(bencher: Bencher<'_, '_>, mutating: bool, operation: &str, object: &Value, old: &Value) {

@@ -4,8 +4,10 @@ mod defaults;
 mod labels;
 mod validate;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use kruise_api::keys::DELETE_PROTECTION;
 use kruise_webhook::protection::Protection;
 use kruise_webhook::review::{AdmissionRequest, Operation, Verdict, aggregate};
@@ -13,6 +15,7 @@ use kruise_webhook::template::{TemplateCheck, Templates};
 use serde_json::{Map, Value};
 
 pub use defaults::default;
+use validate::newly_named;
 pub use validate::{PodFacts, validate};
 
 /// The versions of CloneSet that are served.
@@ -49,8 +52,9 @@ pub struct Options {
     pub vertical_scaling: bool,
 }
 
-/// Finds a pod by namespace and name.
-pub type PodLookup = Arc<dyn Fn(&str, &str) -> Option<PodFacts> + Send + Sync>;
+/// Finds a pod by namespace and name, or tells why nobody knows.
+pub type PodLookup =
+    Arc<dyn Fn(&str, &str) -> BoxFuture<'static, Result<Option<PodFacts>, String>> + Send + Sync>;
 
 /// What the webhook needs besides the request.
 pub struct Context {
@@ -104,7 +108,16 @@ async fn judge(request: &AdmissionRequest, version: Version, ctx: &Context) -> V
         return Verdict::allow();
     }
     let namespace = namespace_of(request, object);
-    let lookup = |name: &str| (ctx.pods)(namespace, name);
+    let mut pods = BTreeMap::new();
+    for name in newly_named(object, old) {
+        match (ctx.pods)(namespace, name).await {
+            Ok(pod) => pods.insert(name, pod),
+            Err(why) => {
+                return Verdict::error(500, format!("cannot look for pod {name} of podsToDelete: {why}"));
+            }
+        };
+    }
+    let lookup = |name: &str| pods.get(name).cloned().flatten();
     let mut faults = validate(object, old, version, request.operation, ctx.options, &lookup);
     if let Some(template) = template_to_check(object, old) {
         match ctx.templates.faults(namespace, &template, "spec.template").await {

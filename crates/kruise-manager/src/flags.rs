@@ -117,6 +117,9 @@ pub struct Flags {
     /// or cannot be written.
     #[arg(long, default_value = "/log")]
     pub protection_log_path: String,
+    /// Templates of pods may have privileged containers, if the API server lets them.
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true, value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub allow_privileged: bool,
     /// Flags without effect here.
     #[command(flatten)]
     pub accepted: Accepted,
@@ -127,8 +130,6 @@ pub struct Flags {
 pub struct Accepted {
     #[arg(long, hide = true)]
     sync_period: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    allow_privileged: Option<String>,
     #[arg(long, hide = true)]
     rest_config_qps: Option<String>,
     #[arg(long, hide = true)]

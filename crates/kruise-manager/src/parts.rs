@@ -12,6 +12,7 @@ use kruise_runtime::metrics::Metrics;
 use kruise_runtime::queue::{QueueMetrics, RateLimit, WorkQueue};
 use kruise_runtime::rollouts::Rollouts;
 use kruise_runtime::watches::Watches;
+use kruise_webhook::template::DryRun;
 use tokio::sync::watch;
 
 use crate::flags::Flags;
@@ -50,6 +51,11 @@ impl Parts {
     /// The API server, asked in the name of a controller.
     pub(crate) fn client_of(&self, controller: &'static str) -> kube::Client {
         for_controller(&self.client, controller)
+    }
+
+    /// What Kubernetes thinks of a template.
+    pub(crate) fn template_check(&self) -> Arc<DryRun> {
+        Arc::new(DryRun::new(self.client.clone(), self.flags.allow_privileged))
     }
 
     /// The queue and the counters of a controller.

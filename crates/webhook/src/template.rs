@@ -131,15 +131,23 @@ impl Accepted {
 /// Kubernetes' own opinion on templates.
 pub struct DryRun {
     client: kube::Client,
+    privileged: bool,
 }
 
 impl DryRun {
-    /// Needs the right to create `podtemplates` in every namespace with workloads.
-    pub fn new(client: kube::Client) -> Self {
-        Self { client }
+    /// Needs the right to create `podtemplates` in every namespace with workloads. Without `privileged` no container may
+    /// be that, whatever the API server says.
+    pub fn new(client: kube::Client, privileged: bool) -> Self {
+        Self { client, privileged }
     }
 
     async fn ask(&self, namespace: &str, template: &Value) -> Result<(), Vec<FieldError>> {
+        if !self.privileged {
+            let faults = privileged(template);
+            if !faults.is_empty() {
+                return Err(faults);
+            }
+        }
         let request = question(namespace, template).map_err(|error| vec![unanswered(&error)])?;
         // Only whether there is an answer matters, and not what it says.
         let reply = tokio::time::timeout(PATIENCE, self.client.request::<IgnoredAny>(request)).await;
@@ -160,6 +168,21 @@ impl TemplateCheck for DryRun {
     ) -> BoxFuture<'a, Result<(), Vec<FieldError>>> {
         Box::pin(self.ask(namespace, template))
     }
+}
+
+/// A fault for each container that asks for all rights on its node.
+fn privileged(template: &Value) -> Vec<FieldError> {
+    let mut faults = Vec::new();
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        let containers = template.get("spec").and_then(|spec| spec.get(list)).and_then(Value::as_array);
+        for (index, container) in containers.into_iter().flatten().enumerate() {
+            if container.pointer("/securityContext/privileged") == Some(&Value::Bool(true)) {
+                let path = format!("template.spec.{list}[{index}].securityContext.privileged");
+                faults.push(FieldError::forbidden(path, "disallowed by cluster policy"));
+            }
+        }
+    }
+    faults
 }
 
 #[derive(Serialize)]
@@ -242,6 +265,34 @@ mod tests {
 
     fn texts(faults: &[FieldError]) -> Vec<String> {
         faults.iter().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test]
+    async fn privileged_containers_are_refused_where_they_are_not_allowed() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let server = tower::service_fn(move |_: Request<kube::client::Body>| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async {
+                Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(
+                    b"{}".to_vec(),
+                )))
+            }
+        });
+        let client = kube::Client::new(server, "default");
+        let is = |privileged: bool| json!({"name": "a", "securityContext": {"privileged": privileged}});
+        let template = json!({"spec": {"initContainers": [is(true)], "containers": [is(false), is(true)]}});
+        let refused = DryRun::new(client.clone(), false).check("ns", &template).await.unwrap_err();
+        assert_eq!(
+            texts(&refused),
+            [
+                "template.spec.initContainers[0].securityContext.privileged: Forbidden: disallowed by cluster policy",
+                "template.spec.containers[1].securityContext.privileged: Forbidden: disallowed by cluster policy",
+            ]
+        );
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+        assert_eq!(DryRun::new(client, true).check("ns", &template).await, Ok(()));
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
 
     #[test]

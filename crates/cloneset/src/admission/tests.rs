@@ -620,7 +620,11 @@ impl TemplateCheck for Kubernetes {
 fn context() -> (Context, Arc<Kubernetes>) {
     let kubernetes = Arc::new(Kubernetes::default());
     let protection = Protection::register(&Registry::new(), ProtectionLog::default()).unwrap();
-    (Context::new(OPTIONS, Arc::new(|_, _| None), kubernetes.clone(), Arc::new(protection)), kubernetes)
+    let pods: PodLookup = Arc::new(|_, name| {
+        let answer = if name == "unknown" { Err("no answer".to_owned()) } else { Ok(None) };
+        Box::pin(async { answer })
+    });
+    (Context::new(OPTIONS, pods, kubernetes.clone(), Arc::new(protection)), kubernetes)
 }
 
 fn request(operation: &str, version: &str, object: Value, old: Value) -> AdmissionRequest {
@@ -671,6 +675,21 @@ async fn a_stored_set_that_breaks_a_rule_can_be_labelled_and_can_go_but_not_be_c
     let mut scaled = stored.clone();
     scaled["spec"]["replicas"] = json!(7);
     assert_ne!(judged(scaled).await, Verdict::allow());
+}
+
+#[tokio::test]
+async fn a_pod_to_delete_that_nobody_can_look_for_now_is_an_error_and_no_refusal() {
+    let (ctx, _) = context();
+    let stored = defaulted(Version::V1beta1);
+    let judged = async |name: &str| {
+        let mut object = stored.clone();
+        object["spec"]["scaleStrategy"] = json!({"podsToDelete": [name]});
+        handle(&request("UPDATE", "v1beta1", object, stored.clone()), false, &ctx).await
+    };
+    let error = "cannot look for pod unknown of podsToDelete: no answer";
+    assert_eq!(judged("unknown").await, Verdict::error(500, error));
+    let fault = FieldError::invalid("spec.scaleStrategy.podsToDelete", "gone", "pod gone is not found");
+    assert_eq!(judged("gone").await, Verdict::validated(vec![fault]));
 }
 
 #[tokio::test]

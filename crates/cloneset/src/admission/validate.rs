@@ -219,14 +219,8 @@ fn check_scale_strategy(
             format!("duplicated items [{}]", items.join(" ")),
         ));
     }
-    let stored: BTreeSet<&str> = old
-        .and_then(|old| get(get(get(old, "spec")?, "scaleStrategy")?, "podsToDelete"))
-        .map(texts)
-        .unwrap_or_default()
-        .into_iter()
-        .collect();
     let uid = get(object, "metadata").and_then(|metadata| get(metadata, "uid")).and_then(Value::as_str);
-    for name in seen.difference(&stored) {
+    for name in newly_named(object, old) {
         let detail = match lookup(name) {
             None => format!("pod {name} is not found"),
             Some(pod) if pod.terminating => format!("pod {name} is terminating"),
@@ -235,8 +229,18 @@ fn check_scale_strategy(
             }
             Some(_) => continue,
         };
-        faults.push(FieldError::invalid(PATH, *name, detail));
+        faults.push(FieldError::invalid(PATH, name, detail));
     }
+}
+
+/// The pods in `podsToDelete` that were not there before.
+pub(super) fn newly_named<'a>(object: &'a Value, old: Option<&'a Value>) -> BTreeSet<&'a str> {
+    let names = |object: &'a Value| -> BTreeSet<&'a str> {
+        let list = get(object, "spec").and_then(|spec| get(get(spec, "scaleStrategy")?, "podsToDelete"));
+        list.map(texts).unwrap_or_default().into_iter().collect()
+    };
+    let stored = old.map(names).unwrap_or_default();
+    names(object).difference(&stored).copied().collect()
 }
 
 fn check_update_strategy(view: &View<'_>, replicas: i64, faults: &mut Vec<FieldError>) {

@@ -15,7 +15,6 @@ use kruise_common::pod_wire::PodWire;
 use kruise_runtime::nodes::{NodeView, NodeWire};
 use kruise_webhook::review::AdmissionRequest;
 use kruise_webhook::route::Router;
-use kruise_webhook::template::DryRun;
 
 use crate::parts::Parts;
 use crate::table::{Entry, Started};
@@ -58,7 +57,7 @@ pub(crate) fn admission(router: Router, parts: &Parts) -> Router {
         default_templates: !gates.enabled(Gate::TemplateNoDefaults),
         host_network_ports: gates.enabled(Gate::DefaultHostNetworkHostPortsInPodTemplates),
     };
-    let templates = Arc::new(DryRun::new(parts.client.clone()));
+    let templates = parts.template_check();
     let context = Arc::new(admission::Context::new(options, templates));
     let handler = |mutating: bool| {
         let context = Arc::clone(&context);

@@ -16,13 +16,14 @@ use kruise_common::key::ObjectKey;
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::{Revision, RevisionWire};
+use kruise_runtime::client::said;
 use kruise_runtime::nodes::NodeWire;
 use kruise_runtime::store::Store;
 use kruise_runtime::watches::Watches;
 use kruise_webhook::protection::Protection;
 use kruise_webhook::review::AdmissionRequest;
 use kruise_webhook::route::Router;
-use kruise_webhook::template::DryRun;
+use kube::Api;
 use prometheus::{IntCounterVec, Opts};
 
 use crate::parts::Parts;
@@ -122,14 +123,27 @@ pub(crate) fn admission(router: Router, parts: &Parts, protection: Arc<Protectio
     if parts.controllers.is_on(ENTRY.flag) {
         pods();
     }
+    // The store does not have all pods from the start, and with --namespace never has those of others.
+    let (client, covered) = (parts.client.clone(), parts.flags.namespace.clone());
     let lookup = move |namespace: &str, name: &str| {
-        let pod = pods().get(&ObjectKey::new(namespace, name))?;
-        Some(admission::PodFacts {
-            terminating: pod.deleted.is_some(),
-            controller_uid: pod.controller().map(|owner| owner.uid.to_string()),
-        })
+        let (store, client, key) = (pods(), client.clone(), ObjectKey::new(namespace, name));
+        let known = store.is_ready() && (covered.is_empty() || covered == namespace);
+        async move {
+            let pod = if known {
+                store.get(&key)
+            } else {
+                let pods = Api::<PodWire>::namespaced(client, &key.namespace);
+                let pod = pods.get_opt(&key.name).await.map_err(|error| said(&error))?;
+                pod.map(|pod| Arc::new(PodView::from(pod)))
+            };
+            Ok(pod.map(|pod| admission::PodFacts {
+                terminating: pod.deleted.is_some(),
+                controller_uid: pod.controller().map(|owner| owner.uid.to_string()),
+            }))
+        }
+        .boxed()
     };
-    let templates = Arc::new(DryRun::new(parts.client.clone()));
+    let templates = parts.template_check();
     let context = Arc::new(admission::Context::new(options, Arc::new(lookup), templates, protection));
     let handler = |mutating: bool| {
         let context = Arc::clone(&context);

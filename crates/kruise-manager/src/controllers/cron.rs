@@ -61,7 +61,7 @@ pub(crate) fn admission(router: Router, parts: &Parts) -> Router {
         default_templates: !parts.gates.enabled(Gate::TemplateNoDefaults),
         host_network_ports: parts.gates.enabled(Gate::DefaultHostNetworkHostPortsInPodTemplates),
     };
-    let templates = template::Templates::new(Arc::new(template::DryRun::new(parts.client.clone())));
+    let templates = template::Templates::new(parts.template_check());
     let children = Arc::new(DryRun::new(parts.client.clone()));
     let context = Arc::new(admission::Context::new(options, templates, children));
     let handler = |mutating: bool| {
