@@ -163,16 +163,20 @@ async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
     };
     let now = context.now();
     let seen = Observed::of(&job.object, children, &context.local, now);
-    if seen.request == Some(Request::Asked) {
-        // The answer wakes the next round, which sees what is due.
-        return apply::accept_request(&job, now, context).await.map(|()| Requeue::None);
-    }
+    // The answer wakes the next round, which sees what is due. Without one the schedule goes on all the same.
+    let accepted = match seen.request {
+        Some(Request::Asked) => match apply::accept_request(&job, now, context).await {
+            Ok(()) => return Ok(Requeue::None),
+            Err(error) => Err(error),
+        },
+        _ => Ok(()),
+    };
     let plan = plan(&seen);
     if let Some(wait) = plan.wake_in {
         // Also after a failure, whose back-off may be longer.
         context.queue.add_after(key.clone(), wait);
     }
-    carry_out(&job, seen, plan, context).await.map(|()| Requeue::None)
+    carry_out(&job, seen, plan, context).await.and(accepted).map(|()| Requeue::None)
 }
 
 /// Makes room, runs, publishes, and only then forgets children: their runs are remembered by then.

@@ -142,8 +142,8 @@ pub fn plan(seen: &Observed) -> Plan {
                 Some(tick) if earliest.is_some_and(|earliest| tick <= earliest) => {
                     plan.notes.push(Note::TooLate(tick));
                 }
-                // One at a time; the round that follows from the new child sees to the tick.
-                Some(_) if plan.run.is_some() => plan.wake_in = Some(Duration::ZERO),
+                // One at a time: the run asked for, or the end of its request, wakes the round that sees to the tick.
+                Some(_) if plan.run.is_some() => {}
                 Some(tick) => {
                     let from = earliest.map_or(memory, |earliest| memory.max(earliest));
                     let many = ticks.more_than(MANY, from, seen.now);
@@ -158,8 +158,14 @@ pub fn plan(seen: &Observed) -> Plan {
     plan
 }
 
-/// Starts a run unless an earlier one is in its way; false if it has to wait.
+/// Starts a run unless an earlier one is in its way; false if it has to wait. A run that has its child already, because
+/// nobody came to write that down, is in nobody's way and least of all in its own.
 fn start(seen: &Observed, run: Run, plan: &mut Plan) -> bool {
+    let own = run.name(&seen.key.name, seen.kind.longest_name());
+    if seen.children.iter().any(|child| *child.key.name == *own) {
+        plan.run = Some(run);
+        return true;
+    }
     let active = || seen.children.iter().filter(|child| child.state == State::Active);
     match seen.policy {
         Policy::Forbid if active().next().is_some() => {

@@ -105,15 +105,26 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
     }));
 }
 
-/// One round.
+/// One round. After one that has failed, `later` is told after what time something of the job is due all the same: what
+/// has failed is tried again after the back-off, which grows, and nothing else waits for it.
 ///
 /// # Errors
 /// The first failure of the round; what succeeded is published all the same.
-pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    settled(round(&key, &context).await)
+pub async fn reconcile(
+    key: ObjectKey,
+    context: Arc<Context>,
+    later: impl FnOnce(Duration),
+) -> Result<Requeue, Error> {
+    let mut due = None;
+    let ended = settled(round(&key, &context, &mut due).await);
+    if let (Err(_), Some(due)) = (&ended, due) {
+        later(due);
+    }
+    ended
 }
 
-async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
+/// `due` is told after what time something of the job is due.
+async fn round(key: &ObjectKey, context: &Context, due: &mut Option<Duration>) -> Result<Requeue, Error> {
     let Some(job) = context.stores.jobs.get(key) else { return Ok(Requeue::None) };
     tracing::Span::current().record("generation", job.object.metadata.generation);
     let seen = match observe(&job, &context.stores, (context.clock)()) {
@@ -130,6 +141,7 @@ async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
     let census = Census::of(&seen);
     let plan = plan(&seen, &census);
     tracing::debug!(phase = plan.phase.as_str(), steps = plan.actions.len(), held = plan.held, "planned");
+    *due = plan.wake_in;
     if let Some(ending) = plan.ending {
         return finish(&job, &seen, &census, plan, ending, context).await;
     }
@@ -145,7 +157,8 @@ async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
         publish(&job, &status(&seen, &census, &plan), context).await?
     };
     tell(&job, &seen, &plan, context);
-    outcome.finish(&job.key, [plan.wake_in, throttled].into_iter().flatten().min())
+    *due = [plan.wake_in, throttled].into_iter().flatten().min();
+    outcome.finish(&job.key, *due)
 }
 
 /// Ends a job: first this is published, then what is left is deleted, now or by whoever comes after a crash.
@@ -195,7 +208,9 @@ async fn publish(
     if old == *wanted {
         return Ok(None);
     }
-    if let Some(wait) = context.quiet_for(&job.uid).filter(|_| old.phase == wanted.phase) {
+    // A phase is told at once, and so is what nothing else remembers: that failed pods have been put up with.
+    let counts_only = old.phase == wanted.phase && old.acknowledged_failed == wanted.acknowledged_failed;
+    if let Some(wait) = context.quiet_for(&job.uid).filter(|_| counts_only) {
         return Ok(Some(wait));
     }
     context.executor.write_status(job, wanted).await?;

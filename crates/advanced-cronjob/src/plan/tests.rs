@@ -269,11 +269,25 @@ fn a_run_by_hand_needs_no_tick_and_no_schedule_and_respects_the_policy() {
     let waits = plan(&seen(&asked, &[child("10:00:39", State::Active)], on("10:00:41")));
     assert_eq!((waits.run, waits.notes), (None, vec![Note::AlreadyActive(Run::Request(on("10:00:40")))]));
 
+    // Its own child, which a manager made that then died, is neither in its way nor replaced.
+    for policy in ["Forbid", "Replace"] {
+        let mut again = job(json!({"concurrencyPolicy": policy}));
+        annotate(&mut again, "apps.kruise.io/run-due", &on("10:00:40").as_second().to_string());
+        let mut own = child("10:00:40", State::Active);
+        own.key.name = Run::Request(on("10:00:40")).name("a", 63).into();
+        let plan = plan(&seen(&again, &[own], on("10:00:41")));
+        assert_eq!(
+            (plan.run, plan.replaced, plan.notes),
+            (Some(Run::Request(on("10:00:40"))), vec![], vec![])
+        );
+    }
+
     let mut both = job(json!({}));
     annotate(&mut both, "apps.kruise.io/run-due", &on("10:00:40").as_second().to_string());
     let plan = plan(&seen(&both, &[], on("10:01:00")));
     assert_eq!(plan.run, Some(Run::Request(on("10:00:40"))));
-    assert_eq!(plan.wake_in, Some(Duration::ZERO), "the tick comes right after");
+    // Nothing is asked for at once: a run that is refused would be asked for all the time.
+    assert_eq!(plan.wake_in, Some(Duration::from_mins(1)));
 }
 
 proptest! {

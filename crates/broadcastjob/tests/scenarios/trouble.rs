@@ -47,6 +47,23 @@ async fn a_quota_that_refuses_pods_is_told_and_only_real_pods_are_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deadline_is_kept_although_pods_are_refused_less_and_less_often() {
+    let world = World::faulty(3, |request| {
+        if is(request, Verb::Create, "pods", "") {
+            return refused(Reason::Forbidden, "exceeded quota: pods=0");
+        }
+        Decision::default()
+    })
+    .await;
+    // By then the refused creation is tried again after more than a minute.
+    world.create(json!({"completionPolicy": {"type": "Always", "activeDeadlineSeconds": 100}})).await;
+    world.pass(95).await;
+    assert_eq!(world.status().await.phase.as_deref(), Some("running"));
+    world.pass(10).await;
+    assert_eq!(world.status().await.phase.as_deref(), Some("failed"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_status_write_that_conflicts_is_not_lost() {
     for refusals in 1..5 {
         let again = first(refusals);
