@@ -175,6 +175,10 @@ impl Executor {
             Action::Patch { pod, endpoint, patch, .. } => self.patch_pod(&pod, endpoint, patch).await,
             Action::UpdateInPlace { pod, started, revision } => {
                 let result = async {
+                    // A pod that could not be resized is not taken out of service for it, time and again.
+                    if let (Some(_), Some(resize)) = (&started.unready, &started.resize) {
+                        self.try_resize(&pod, resize).await?;
+                    }
                     if let Some(unready) = started.unready {
                         self.patch_pod(&pod, PodEndpoint::Status, unready).await?;
                     }
@@ -427,6 +431,14 @@ impl Executor {
             PodEndpoint::Resize => Some("resize"),
         };
         self.send_pod_patch(pod, subresource, &patch).await
+    }
+
+    /// Asks whether the pod would be resized.
+    async fn try_resize(&self, pod: &PodView, resize: &PodPatch) -> Result<(), ApplyError> {
+        let pods = Api::<PodWire>::namespaced(self.client.clone(), &pod.key.namespace);
+        let params = PatchParams { dry_run: true, ..PatchParams::default() };
+        let answer = pods.patch_subresource("resize", pod.name(), &params, &Patch::Strategic(resize)).await;
+        answer.map(|_| ()).map_err(|error| failure(&pod.key, error))
     }
 
     async fn send_pod_patch(

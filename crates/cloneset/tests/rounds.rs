@@ -269,6 +269,36 @@ async fn a_resize_that_is_refused_is_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_whose_resize_is_refused_stays_in_service() {
+    let mut world = World::with(None, |set| {
+        set["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
+    });
+    world.rest().await;
+    {
+        let mut cluster = world.cluster.lock().unwrap();
+        cluster.refused = Some("PATCH pods/resize");
+        cluster.writes.clear();
+    }
+    world.change(|set| {
+        let main = &mut set["spec"]["template"]["spec"]["containers"][0];
+        main["image"] = "web:2".into();
+        main["resources"]["requests"]["cpu"] = "2".into();
+    });
+    for _ in 0..5 {
+        assert!(!world.round().await);
+    }
+    assert_eq!(
+        world.cluster.lock().unwrap().count("PATCH pods"),
+        0,
+        "{:?}",
+        world.cluster.lock().unwrap().writes
+    );
+    world.cluster.lock().unwrap().refused = None;
+    world.rest().await;
+    assert_ne!(at(&world, "web:2"), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_due_is_done_in_time_although_something_else_keeps_failing() {
     let mut world = World::with(None, |set| {
         set["spec"]["updateStrategy"]["rollingUpdate"]["inPlaceUpdateStrategy"] =

@@ -114,7 +114,7 @@ impl Context {
     fn first_since(&self, request: &RequestView, now: Timestamp) -> Option<Timestamp> {
         let pods = request.owners();
         let mut others = pods.iter().flat_map(|pod| self.requests.owned_by(pod));
-        let waits = request.is_open() && request.phase() == Some(Phase::Pending);
+        let waits = request.is_open() && matches!(request.phase(), None | Some(Phase::Pending));
         let mut turns = self.turns.since();
         if waits && !others.any(|other| other.uid != request.uid && other.comes_before(request)) {
             return Some(*turns.entry(request.uid.clone()).or_insert(now));

@@ -94,12 +94,8 @@ pub fn plan(seen: &Seen<'_>) -> Plan {
 
     let created = meta.creation_timestamp.as_ref().map_or(seen.now, |time| time.0);
     let mut waits = Vec::new();
-    let silent_since = match status.phase {
-        None => Some(created),
-        Some(Phase::Pending) => seen.first_since,
-        Some(_) => None,
-    };
-    if let Some(since) = silent_since {
+    let waits_for_agent = matches!(status.phase, None | Some(Phase::Pending));
+    if let Some(since) = seen.first_since.filter(|_| waits_for_agent) {
         waits.push((until(since, PATIENCE_SECONDS, seen.now), "daemon has not responded for a long time"));
     }
     if let Some(deadline) = seen.request.spec.active_deadline_seconds {
@@ -245,10 +241,13 @@ mod tests {
         let pod = pod("p", false, "x://1", true);
         let open = request(json!({}), json!({}), Value::Null);
         assert_eq!(
-            planned(&open, Some(&pod), 20),
+            planned_since(&open, Some(&pod), Some(0), 20),
             Plan { action: None, wake_in: Some(Duration::from_secs(40)) }
         );
-        assert_eq!(planned(&open, Some(&pod), 60), complete("daemon has not responded for a long time"));
+        let over = planned_since(&open, Some(&pod), Some(0), 60);
+        assert_eq!(over, complete("daemon has not responded for a long time"));
+        let behind = planned(&open, Some(&pod), 900);
+        assert_eq!(behind, Plan::default(), "the agent is busy with another one of the pod");
         let pending = request(json!({}), json!({"activeDeadlineSeconds": 90}), json!({"phase": "Pending"}));
         assert_eq!(planned(&pending, Some(&pod), 60).wake_in, Some(Duration::from_secs(30)));
         assert_eq!(

@@ -141,21 +141,34 @@ fn matches(key: &str, name: &str) -> bool {
         && patterns.zip(hosts).all(|(pattern, part)| glob(pattern.as_bytes(), part.as_bytes()))
 }
 
-/// `*` stands for anything, `?` for one character.
+/// `*` stands for anything, `?` for one character. What does not fit is tried again from the last star only, which is
+/// enough: patterns come from whoever may make a Secret, and the time they take must not grow with their stars.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.split_first(), text.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), more) => {
-            glob(rest, text) || more.is_some_and(|(_, following)| glob(pattern, following))
+    let (mut pattern, mut text) = (pattern, text);
+    let mut last_star: Option<(&[u8], &[u8])> = None;
+    loop {
+        match (pattern.split_first(), text.split_first()) {
+            (Some((b'*', rest)), _) => {
+                last_star = Some((rest, text));
+                pattern = rest;
+            }
+            (Some((byte, rest)), Some((same, following))) if *byte == b'?' || byte == same => {
+                (pattern, text) = (rest, following);
+            }
+            (None, None) => return true,
+            _ => {
+                let Some((after, from)) = last_star else { return false };
+                let Some((_, following)) = from.split_first() else { return false };
+                last_star = Some((after, following));
+                (pattern, text) = (after, following);
+            }
         }
-        (Some((b'?', rest)), Some((_, following))) => glob(rest, following),
-        (Some((byte, rest)), Some((same, following))) if byte == same => glob(rest, following),
-        _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -249,5 +262,32 @@ mod tests {
     fn printing_shows_no_password() {
         let ring = keyring(&json!({"quay.io": {"username": "user", "password": "secret-word"}}));
         assert!(!format!("{ring:?}").contains("secret-word"));
+    }
+
+    /// What the pattern means, however long it takes.
+    fn meant(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern.split_first(), text.split_first()) {
+            (None, None) => true,
+            (Some((b'*', rest)), more) => {
+                meant(rest, text) || more.is_some_and(|(_, following)| meant(pattern, following))
+            }
+            (Some((byte, rest)), Some((same, following))) => {
+                (*byte == b'?' || byte == same) && meant(rest, following)
+            }
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn stars_mean_anything(pattern in "[ab*?]{0,8}", text in "[ab]{0,8}") {
+            prop_assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), meant(pattern.as_bytes(), text.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn an_entry_with_many_stars_takes_no_time() {
+        let pattern = "*a".repeat(1000) + "b";
+        assert!(!glob(pattern.as_bytes(), "a".repeat(20_000).as_bytes()));
     }
 }

@@ -99,9 +99,16 @@ async fn send(
     target: &Target,
     headers: &[HTTPHeader],
 ) -> Result<(), String> {
-    let path = get.path.as_deref().filter(|path| path.starts_with('/')).unwrap_or("/");
-    let mut request =
-        Request::get(path).header("Host", target.authority()).header("User-Agent", "kube-lifecycle");
+    let path = get.path.as_deref().unwrap_or_default();
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let mut request = Request::get(path);
+    let own = [("Host", target.authority()), ("User-Agent", "kube-lifecycle".to_owned())];
+    // A hook that names one of these means its own value alone.
+    for (name, value) in own {
+        if !headers.iter().any(|header| header.name.eq_ignore_ascii_case(name)) {
+            request = request.header(name, value);
+        }
+    }
     for header in headers {
         request = request.header(&header.name, &header.value);
     }

@@ -37,10 +37,13 @@ pub(crate) type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 /// How long admission is still answered after the signal, while endpoints learn that this replica goes.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// How long rounds under way may take to end, and then everything else: the process is killed thirty seconds after the
-/// signal by default.
+/// How long rounds under way may take to end: the process is killed thirty seconds after the signal by default, and the
+/// Lease is to be released before.
 const ROUNDS: Duration = Duration::from_secs(15);
-const REST: Duration = Duration::from_secs(10);
+/// How long everything else may take. The webhook server has a limit of its own, below this.
+const REST: Duration = Duration::from_secs(70);
+/// The same where another may lead already.
+const REST_IN_A_HURRY: Duration = Duration::from_secs(10);
 
 /// How the API server reaches the webhooks.
 pub enum Webhooks {
@@ -227,7 +230,8 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
         }
         anyhow::Ok(())
     };
-    if let Ok(over) = tokio::time::timeout(REST, rest).await {
+    let patience = if ended.is_ok() { REST } else { REST_IN_A_HURRY };
+    if let Ok(over) = tokio::time::timeout(patience, rest).await {
         ended.and(over)
     } else {
         tracing::warn!("what is left is cut off");

@@ -314,13 +314,38 @@ fn pods_kept_by_the_partition_are_told_apart_from_those_that_wait_and_alarm_nobo
 }
 
 #[test]
-fn a_pod_whose_grace_period_cannot_be_read_is_updated_when_the_template_changes() {
+fn a_pod_whose_grace_period_cannot_be_read_is_recreated_when_the_template_changes() {
     let mut damaged = pod("web-1").at("web-a");
     damaged.0.annotations.insert("apps.kruise.io/inplace-update-grace".into(), "{".into());
     let mut seen = set(settings(1), [damaged]);
-    assert_eq!(told(&planned(&seen)), ["mark web-1"]);
+    for policy in [PodUpdatePolicy::ReCreate, PodUpdatePolicy::InPlaceIfPossible] {
+        seen.settings.policy = policy;
+        assert_eq!(told(&planned(&seen)), ["mark web-1"]);
+    }
     seen.settings.policy = PodUpdatePolicy::InPlaceOnly;
-    assert_eq!(told(&planned(&seen)), ["update web-1 to web-b"]);
+    assert_eq!(told(&planned(&seen)), [""; 0]);
+}
+
+#[test]
+fn a_broken_pod_is_mended_although_a_pod_that_is_to_go_waits_for_it() {
+    let old = |name: &str| pod(name).at("web-a");
+    let mut seen = set(
+        settings(5),
+        [
+            old("web-1"),
+            old("web-2").ready().label(SPECIFIED_DELETE, "true"),
+            old("web-3").ready(),
+            old("web-4").ready(),
+            old("web-5").ready(),
+        ],
+    );
+    for (policy, step) in [
+        (PodUpdatePolicy::ReCreate, "mark web-1"),
+        (PodUpdatePolicy::InPlaceIfPossible, "update web-1 to web-b"),
+    ] {
+        seen.settings.policy = policy;
+        assert_eq!(told(&planned(&seen)), [step]);
+    }
 }
 
 #[test]

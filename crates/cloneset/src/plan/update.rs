@@ -138,8 +138,8 @@ pub(super) fn plan(seen: &Observed, options: &Options, rows: &mut [Row], plan: &
         }
         left -= 1;
         if row.specified {
-            // The scale stage deletes it within the budget, which it takes up until then.
-            slow += 1;
+            // The scale stage deletes it within the budget, which it takes up until then if it is available. Those that
+            // are not available do not wait for it, because it may wait for them.
             unavailable += i64::from(row.available);
             continue;
         }
@@ -192,14 +192,10 @@ fn target(seen: &Observed, update: i64) -> &Arc<Revision> {
 /// Indexes of pods that may move, most urgent first.
 fn candidates(seen: &Observed, rows: &[Row], back: bool) -> Vec<usize> {
     let pods: Vec<Arc<PodView>> = rows.iter().map(|row| row.pod.clone()).collect();
-    // What cannot be read of an update says nothing about the next one, which replaces it.
-    let broken = |pod: &PodView| {
-        matches!(inplace::refresh(pod, CONTROLLER_REVISION_HASH, seen.now), Refresh::Broken(_))
-    };
     let eligible = |row: &Row| {
         row.updated == back
             && row.state != LifecycleState::PreparingDelete
-            && (!is_in_grace(&row.pod) || broken(&row.pod))
+            && (!is_in_grace(&row.pod) || is_lost(seen, &row.pod))
     };
     let waiting = (0..rows.len()).filter(|&index| rows.get(index).is_some_and(eligible)).collect();
     let mut order = seen.settings.order.sort(&pods, waiting);
@@ -208,6 +204,12 @@ fn candidates(seen: &Observed, rows: &[Row], back: bool) -> Vec<usize> {
         rows.get(index).map(|row| (row.state != LifecycleState::PreparingUpdate, !row.specified))
     });
     order
+}
+
+/// What was to become of the pod cannot be read: nobody knows what it runs, and only a new one is sure to be right.
+fn is_lost(seen: &Observed, pod: &PodView) -> bool {
+    seen.settings.policy != PodUpdatePolicy::InPlaceOnly
+        && matches!(inplace::refresh(pod, CONTROLLER_REVISION_HASH, seen.now), Refresh::Broken(_))
 }
 
 /// The stored revision a pod is at by its label.
@@ -278,7 +280,9 @@ impl<'a> Steps<'a> {
             return Step::Wait(None);
         }
         let policy = self.seen.settings.policy;
-        let change = if policy == PodUpdatePolicy::ReCreate { None } else { self.change(&row.pod).ok() };
+        // Of pods in their grace period only those that are lost get here.
+        let recreate = policy == PodUpdatePolicy::ReCreate || is_in_grace(&row.pod);
+        let change = if recreate { None } else { self.change(&row.pod).ok() };
         let Some(change) = change else {
             return if policy == PodUpdatePolicy::InPlaceOnly {
                 Step::Refused(HoldReason::InPlaceOnly)

@@ -72,7 +72,13 @@ impl Cluster {
     }
 
     /// Answers one request; `None` when the connection is broken.
-    pub(crate) fn answer(&mut self, method: &Method, path: &str, body: &[u8]) -> Option<(u16, Value)> {
+    pub(crate) fn answer(
+        &mut self,
+        method: &Method,
+        path: &str,
+        dry_run: bool,
+        body: &[u8],
+    ) -> Option<(u16, Value)> {
         self.requests += 1;
         if self.broken() {
             return None;
@@ -87,11 +93,14 @@ impl Cluster {
         if *method == Method::GET {
             return Some(stored.map_or_else(|| refusal(404, "NotFound"), |object| (200, object)));
         }
-        self.writes.push(format!("{method} {resource}/{sub} {name}"));
-        let refused =
-            self.refused.zip(self.writes.last()).is_some_and(|(what, write)| write.starts_with(what));
+        let write = format!("{method} {resource}/{sub} {name}");
+        let refused = self.refused.is_some_and(|what| write.starts_with(what));
+        if !dry_run {
+            self.writes.push(write);
+        }
         let answer = match (method.as_str(), stored) {
             _ if refused => refusal(403, "Forbidden"),
+            (_, Some(object)) if dry_run => (200, object),
             ("POST", Some(_)) => refusal(409, "AlreadyExists"),
             ("POST", None) if self.going => {
                 let (code, mut status) = refusal(403, "Forbidden");
@@ -333,7 +342,8 @@ fn manager(
         async move {
             let (head, body) = request.into_parts();
             let body = body.collect_bytes().await.unwrap();
-            let answer = server.lock().unwrap().answer(&head.method, head.uri.path(), &body);
+            let dry_run = head.uri.query().is_some_and(|query| query.contains("dryRun=All"));
+            let answer = server.lock().unwrap().answer(&head.method, head.uri.path(), dry_run, &body);
             let (code, object) =
                 answer.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::ConnectionReset))?;
             let body = Body::from(serde_json::to_vec(&object).unwrap());

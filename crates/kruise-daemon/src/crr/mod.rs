@@ -17,6 +17,7 @@ use kruise_common::key::{ObjectKey, Uid};
 use kruise_runtime::controller::Requeue;
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Store, View};
+use kruise_runtime::writes::Guard;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde::Serialize;
@@ -97,7 +98,8 @@ impl View for Request {
 }
 
 #[derive(Debug, Serialize)]
-struct StatusPatch {
+struct StatusPatch<'a> {
+    metadata: Guard<'a>,
     status: StatusChange,
 }
 
@@ -300,7 +302,10 @@ impl Controller {
     async fn write(&self, request: &Request, change: StatusChange) -> anyhow::Result<()> {
         let api: Api<ContainerRecreateRequest> =
             Api::namespaced(self.killer.client.clone(), &request.key.namespace);
-        let patch = Patch::Merge(StatusPatch { status: change });
+        // Another of the same name is not this one.
+        let uid = request.object.metadata.uid.as_deref().unwrap_or_default();
+        let patch =
+            Patch::Merge(StatusPatch { metadata: Guard { uid, resource_version: None }, status: change });
         match api.patch_status(&request.key.name, &PatchParams::default(), &patch).await {
             Ok(mut object) => {
                 object.metadata.managed_fields = None;
@@ -309,7 +314,7 @@ impl Controller {
                 }
                 Ok(())
             }
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(()),
             Err(error) => Err(error).context("cannot write the status of a request"),
         }
     }
