@@ -287,12 +287,8 @@ async fn a_pod_whose_resize_is_refused_stays_in_service() {
     for _ in 0..5 {
         assert!(!world.round().await);
     }
-    assert_eq!(
-        world.cluster.lock().unwrap().count("PATCH pods"),
-        0,
-        "{:?}",
-        world.cluster.lock().unwrap().writes
-    );
+    let writes = std::mem::take(&mut world.cluster.lock().unwrap().writes);
+    assert!(!writes.iter().any(|write| write.starts_with("PATCH pods")), "{writes:?}");
     world.cluster.lock().unwrap().refused = None;
     world.rest().await;
     assert_ne!(at(&world, "web:2"), 0);
