@@ -17,6 +17,7 @@ use kruise_runtime::watches::Watches;
 use kruise_runtime::{in_place_metric, profile, serve};
 use kruise_webhook::certs::CertStore;
 use kruise_webhook::options::WebhookOptions;
+use kruise_webhook::probe::OwnServer;
 use kruise_webhook::route::Router;
 use kruise_webhook::server::{Limits, Server};
 use kruise_webhook::sync::Syncer;
@@ -44,6 +45,8 @@ const ROUNDS: Duration = Duration::from_secs(15);
 const REST: Duration = Duration::from_secs(70);
 /// The same where another may lead already.
 const REST_IN_A_HURRY: Duration = Duration::from_secs(10);
+/// Within this the own webhook server answers: soon enough for whoever asks whether this replica is ready.
+const OWN_ANSWER: Duration = Duration::from_secs(4);
 
 /// How the API server reaches the webhooks.
 pub enum Webhooks {
@@ -156,7 +159,7 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
         }
         Webhooks::HandOver(take) => {
             take(admission);
-            watch::channel(true).1
+            WebhooksReady { published: watch::channel(true).1, server: None }
         }
     };
     let degraded = Degraded::default();
@@ -170,7 +173,7 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     tokio::pin!(stop);
     tokio::select! {
         biased;
-        waited = wait_for_webhooks(ready, patience, &mut tasks) => waited?,
+        waited = wait_for_webhooks(ready.published, patience, &mut tasks) => waited?,
         () = &mut stop => return Ok(()),
     }
 
@@ -251,18 +254,39 @@ fn measure_in_place(parts: &Parts) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The HTTPS server and the loop that makes it known; the receiver is true while all is right.
+/// Tells whether requests of API servers are answered.
+#[derive(Clone)]
+struct WebhooksReady {
+    /// True while everything that leads them here is in order.
+    published: watch::Receiver<bool>,
+    /// Who answers, where that is this process.
+    server: Option<OwnServer>,
+}
+
+impl WebhooksReady {
+    async fn check(self) -> Result<(), String> {
+        if !*self.published.borrow() {
+            return Err("webhooks are not set up".to_owned());
+        }
+        let Some(server) = self.server else { return Ok(()) };
+        server.probe(OWN_ANSWER).await.map_err(|error| format!("the webhook server: {error}"))
+    }
+}
+
+/// The HTTPS server and the loop that makes it known.
 fn serve_webhooks(
     tasks: &mut Tasks,
     admission: Router,
     (mut options, listener): (WebhookOptions, TcpListener),
     parts: &Parts,
     (stop, going): (&watch::Receiver<bool>, &watch::Receiver<bool>),
-) -> anyhow::Result<watch::Receiver<bool>> {
+) -> anyhow::Result<WebhooksReady> {
     options.external_certs = parts.gates.enabled(Gate::EnableExternalCerts);
     let certificate = Arc::new(CertStore::new());
     let paths = table::published(&admission, &parts.controllers);
-    let (sync, ready) = Syncer::new(
+    let own =
+        OwnServer { port: options.port, host: options.serving_host(), certificate: Arc::clone(&certificate) };
+    let (sync, published) = Syncer::new(
         parts.client.clone(),
         options,
         &paths,
@@ -281,21 +305,18 @@ fn serve_webhooks(
         sync.run(sync_stop).await;
         ("webhook configuration", Ok(()))
     });
-    Ok(ready)
+    Ok(WebhooksReady { published, server: Some(own) })
 }
 
 async fn serve_health(
     tasks: &mut Tasks,
     parts: &Parts,
-    webhooks_ready: watch::Receiver<bool>,
+    webhooks: WebhooksReady,
     degraded: Degraded,
     shutting_down: watch::Receiver<bool>,
     stop: &watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let readyz = serve::Checks::new().with("webhook-ready", move || {
-        let ready = *webhooks_ready.borrow();
-        async move { if ready { Ok(()) } else { Err("webhooks are not set up".to_owned()) } }
-    });
+    let readyz = serve::Checks::new().with("webhook-ready", move || webhooks.clone().check());
     let readyz = readyz.noting(move || degraded::notes(&degraded));
     let health = serve::Health { healthz: serve::Checks::new(), readyz, shutting_down };
     let flags = &parts.flags;
@@ -358,5 +379,39 @@ async fn serves_resize(client: &kube::Client) -> bool {
             tracing::warn!(error = %error, "cannot list the core resources; pods/resize is taken for served");
             true
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kruise_webhook::certs;
+
+    #[tokio::test]
+    async fn a_replica_whose_webhook_server_does_not_answer_is_not_ready() {
+        let (publish, published) = watch::channel(false);
+        let mut ready = WebhooksReady { published, server: None };
+        assert_eq!(ready.clone().check().await, Err("webhooks are not set up".to_owned()));
+        publish.send_replace(true);
+        assert_eq!(ready.clone().check().await, Ok(()));
+
+        // A listener that nobody serves takes connections and answers none; its port is nobody else's meanwhile.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let certificate = Arc::new(CertStore::new());
+        let data =
+            certs::generate(None, "localhost", "2020-01-01T00:00:00Z".parse().unwrap(), false).unwrap();
+        let server = OwnServer {
+            port: listener.local_addr().unwrap().port(),
+            host: "localhost".to_owned(),
+            certificate: Arc::clone(&certificate),
+        };
+        ready.server = Some(server);
+        let told = ready.clone().check().await.unwrap_err();
+        assert!(told.contains("there is no authority"), "{told}");
+        certificate.set(&data[certs::SERVER_CERT], &data[certs::SERVER_KEY], &data[certs::CA_CERT]).unwrap();
+        assert_eq!(ready.clone().check().await, Err("the webhook server: no answer in time".to_owned()));
+        drop(listener);
+        let told = ready.check().await.unwrap_err();
+        assert!(told.starts_with("the webhook server: connect: "), "{told}");
     }
 }

@@ -319,7 +319,13 @@ fn certified(chain: &[u8], key: &[u8]) -> Result<CertifiedKey, CertError> {
 /// Holds the certificate being served. It can be exchanged at any time; the next handshake uses the new one.
 #[derive(Debug, Default)]
 pub struct CertStore {
-    current: RwLock<Option<Arc<CertifiedKey>>>,
+    current: RwLock<Option<Served>>,
+}
+
+#[derive(Debug)]
+struct Served {
+    certificate: Arc<CertifiedKey>,
+    authority: Arc<[u8]>,
 }
 
 impl CertStore {
@@ -329,8 +335,9 @@ impl CertStore {
     }
 
     /// Serves this certificate from the next handshake on. A pair that does not fit leaves the old one in place.
-    pub fn set(&self, chain_pem: &[u8], key_pem: &[u8]) -> Result<(), CertError> {
-        let new = Arc::new(certified(chain_pem, key_pem)?);
+    pub fn set(&self, chain_pem: &[u8], key_pem: &[u8], authority_pem: &[u8]) -> Result<(), CertError> {
+        let certificate = Arc::new(certified(chain_pem, key_pem)?);
+        let new = Served { certificate, authority: authority_pem.into() };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(new);
         Ok(())
     }
@@ -339,11 +346,18 @@ impl CertStore {
     pub fn is_set(&self) -> bool {
         self.current.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
+
+    /// Who vouches for the certificate being served, as PEM.
+    pub fn authority(&self) -> Option<Arc<[u8]>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map(|served| Arc::clone(&served.authority))
+    }
 }
 
 impl ResolvesServerCert for CertStore {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map(|served| Arc::clone(&served.certificate))
     }
 }
 
@@ -465,8 +479,8 @@ mod tests {
     fn a_pair_that_does_not_fit_leaves_the_served_certificate_in_place() {
         let (data, other, store) = (fresh(), fresh(), CertStore::new());
         assert!(!store.is_set());
-        store.set(&data[SERVER_CERT], &data[SERVER_KEY]).unwrap();
-        assert!(store.set(&data[SERVER_CERT], &other[SERVER_KEY]).is_err());
-        assert!(store.is_set());
+        store.set(&data[SERVER_CERT], &data[SERVER_KEY], &data[CA_CERT]).unwrap();
+        assert!(store.set(&data[SERVER_CERT], &other[SERVER_KEY], &other[CA_CERT]).is_err());
+        assert_eq!(store.authority().unwrap()[..], data[CA_CERT][..]);
     }
 }

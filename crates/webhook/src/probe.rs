@@ -1,6 +1,7 @@
-//! Asks the own server whether it serves, as the API server would: over TLS, trusting only the authority.
+//! Asks the own server whether it serves, as the API server would: over TLS, by the name it uses, trusting only the
+//! authority that was published.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +14,17 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::certs::CertStore;
+
 /// Why the server is not healthy.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// The authority is no certificate.
-    #[error("the authority is not valid PEM")]
+    /// There is no authority, or it is no certificate.
+    #[error("there is no authority, or it is not valid PEM")]
     Authority,
+    /// Nobody can be called so.
+    #[error("the server's name is no name or address")]
+    Host,
     /// The TLS settings are not accepted, or the authority is unusable.
     #[error("TLS settings: {0}")]
     Tls(#[from] rustls::Error),
@@ -36,12 +42,32 @@ pub enum ProbeError {
     Slow,
 }
 
-/// Succeeds when `https://localhost:<port>/healthz` answers 200, trusting only the PEM bundle `authority`.
-pub async fn probe(port: u16, authority: &[u8], within: Duration) -> Result<(), ProbeError> {
-    tokio::time::timeout(within, ask(port, authority)).await.unwrap_or(Err(ProbeError::Slow))
+/// The webhook server of this process, as the API server would see it.
+#[derive(Clone, Debug)]
+pub struct OwnServer {
+    /// The TLS port.
+    pub port: u16,
+    /// The name or address the certificate is for.
+    pub host: String,
+    /// What is served, and who vouches for it.
+    pub certificate: Arc<CertStore>,
 }
 
-async fn ask(port: u16, authority: &[u8]) -> Result<(), ProbeError> {
+impl OwnServer {
+    /// Succeeds when it answers, with a certificate that those trust who were told the authority.
+    pub async fn probe(&self, within: Duration) -> Result<(), ProbeError> {
+        let authority = self.certificate.authority().ok_or(ProbeError::Authority)?;
+        probe(self.port, &self.host, &authority, within).await
+    }
+}
+
+/// Succeeds when `https://<host>:<port>/healthz`, looked for on the loopback addresses, answers 200 with a certificate for
+/// this name or address that the PEM bundle `authority` vouches for.
+async fn probe(port: u16, host: &str, authority: &[u8], within: Duration) -> Result<(), ProbeError> {
+    tokio::time::timeout(within, ask(port, host, authority)).await.unwrap_or(Err(ProbeError::Slow))
+}
+
+async fn ask(port: u16, host: &str, authority: &[u8]) -> Result<(), ProbeError> {
     let mut roots = rustls::RootCertStore::empty();
     for root in CertificateDer::pem_slice_iter(authority) {
         roots.add(root.map_err(|_| ProbeError::Authority)?)?;
@@ -51,13 +77,17 @@ async fn ask(port: u16, authority: &[u8]) -> Result<(), ProbeError> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let name = ServerName::try_from("localhost").map_err(|_| ProbeError::Authority)?;
-    let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+    let host_header = header::HeaderValue::from_str(host).map_err(|_| ProbeError::Host)?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| ProbeError::Host)?;
+    // A server of IPv6 may or may not get what comes by IPv4.
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let addresses = loopback.map(|address| SocketAddr::new(address, port));
+    let stream = TcpStream::connect(&addresses[..]).await?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.uri_mut() = http::Uri::from_static("/healthz");
-    request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("localhost"));
+    request.headers_mut().insert(header::HOST, host_header);
     let answer = client.send_request(request);
     // The connection does the work; it ends by itself only on failure.
     tokio::pin!(answer, connection);

@@ -447,6 +447,7 @@ mod tests {
 
     use super::*;
     use crate::certs::{self, SecretData};
+    use crate::probe::{OwnServer, ProbeError};
 
     const PATH: &str = "/mutate-apps-kruise-io-cloneset";
 
@@ -465,7 +466,7 @@ mod tests {
     }
 
     fn use_certificate(store: &CertStore, data: &SecretData) {
-        store.set(&data[certs::SERVER_CERT], &data[certs::SERVER_KEY]).unwrap();
+        store.set(&data[certs::SERVER_CERT], &data[certs::SERVER_KEY], &data[certs::CA_CERT]).unwrap();
     }
 
     async fn start(limits: Limits) -> Running {
@@ -633,15 +634,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_probe_succeeds_only_with_the_right_authority() {
+    async fn the_probe_succeeds_only_with_the_right_authority_and_name() {
         let server = start(Limits::default()).await;
         let within = Duration::from_secs(10);
-        let probe = |data: SecretData| {
-            let port = server.address.port();
-            async move { crate::probe::probe(port, &data[certs::CA_CERT], within).await }
+        let probe = |host: &str, data: SecretData| {
+            let certificate = Arc::new(CertStore::new());
+            use_certificate(&certificate, &data);
+            let own = OwnServer { port: server.address.port(), host: host.to_owned(), certificate };
+            async move { own.probe(within).await }
         };
-        probe(server.data.clone()).await.unwrap();
-        assert!(probe(certificate()).await.is_err());
+        probe("localhost", server.data.clone()).await.unwrap();
+        assert!(matches!(probe("localhost", certificate()).await, Err(ProbeError::Connect(_))));
+        assert!(matches!(probe("elsewhere", server.data.clone()).await, Err(ProbeError::Connect(_))));
+        assert!(matches!(probe("no name", server.data.clone()).await, Err(ProbeError::Host)));
     }
 
     #[tokio::test]

@@ -299,10 +299,8 @@ impl Syncer {
             return Ok(());
         }
         let file = |name| data.get(name).map(Vec::as_slice).ok_or(CertError::Absent(name));
-        let read = match (file(certs::SERVER_CERT), file(certs::SERVER_KEY)) {
-            (Ok(chain), Ok(key)) => self.store.set(chain, key),
-            (Err(error), _) | (_, Err(error)) => Err(error),
-        };
+        let read = file(certs::SERVER_CERT)
+            .and_then(|chain| self.store.set(chain, file(certs::SERVER_KEY)?, file(certs::CA_CERT)?));
         self.read(read.is_ok());
         read?;
         self.served = Some(data.clone());
