@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kruise_api::advancedcronjob::{AdvancedCronJobStatus, KIND};
 use kruise_common::key::{ObjectKey, Uid};
-use kruise_runtime::controller::Requeue;
+use kruise_runtime::controller::{Failed, Requeue};
 use kruise_runtime::events::{EventRecorder, EventType, about};
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store};
@@ -137,11 +137,14 @@ pub async fn follow(context: Arc<Context>) {
 ///
 /// # Errors
 /// The first failure of the round; what succeeded is published all the same.
-pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    settled(round(&key, &context).await)
+pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Failed<Error>> {
+    let mut due = None;
+    let ended = round(&key, &context, &mut due).await;
+    settled(ended, due)
 }
 
-async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
+/// `due` is told after what time something of the job is due.
+async fn round(key: &ObjectKey, context: &Context, due: &mut Option<Duration>) -> Result<Requeue, Error> {
     let Some(job) = context.jobs.get(key) else { return Ok(Requeue::None) };
     tracing::Span::current().record("generation", job.object.metadata.generation);
     if job.object.metadata.deletion_timestamp.is_some() {
@@ -172,11 +175,11 @@ async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {
         _ => Ok(()),
     };
     let plan = plan(&seen);
-    if let Some(wait) = plan.wake_in {
-        // Also after a failure, whose back-off may be longer.
-        context.queue.add_after(key.clone(), wait);
-    }
-    carry_out(&job, seen, plan, context).await.and(accepted).map(|()| Requeue::None)
+    *due = plan.wake_in;
+    carry_out(&job, seen, plan, context)
+        .await
+        .and(accepted)
+        .map(|()| due.map_or(Requeue::None, Requeue::After))
 }
 
 /// Makes room, runs, publishes, and only then forgets children: their runs are remembered by then.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kruise_api::broadcastjob::BroadcastJobStatus;
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::PodView;
-use kruise_runtime::controller::Requeue;
+use kruise_runtime::controller::{Failed, Requeue};
 use kruise_runtime::events::EventType;
 use kruise_runtime::nodes::NodeView;
 use kruise_runtime::queue::WorkQueue;
@@ -105,22 +105,14 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
     }));
 }
 
-/// One round. After one that has failed, `later` is told after what time something of the job is due all the same: what
-/// has failed is tried again after the back-off, which grows, and nothing else waits for it.
+/// One round.
 ///
 /// # Errors
 /// The first failure of the round; what succeeded is published all the same.
-pub async fn reconcile(
-    key: ObjectKey,
-    context: Arc<Context>,
-    later: impl FnOnce(Duration),
-) -> Result<Requeue, Error> {
+pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Failed<Error>> {
     let mut due = None;
-    let ended = settled(round(&key, &context, &mut due).await);
-    if let (Err(_), Some(due)) = (&ended, due) {
-        later(due);
-    }
-    ended
+    let ended = round(&key, &context, &mut due).await;
+    settled(ended, due)
 }
 
 /// `due` is told after what time something of the job is due.

@@ -20,11 +20,11 @@ use kruise_common::patch::{PodEndpoint, PodPatch};
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::{Decision, Revision, RevisionWire};
-use kruise_runtime::client::{is_namespace_terminating, said};
+use kruise_runtime::client::said;
 use kruise_runtime::events::{EventRecorder, EventType, about};
-use kruise_runtime::writes::{is_code, is_outdated, is_reason};
+use kruise_runtime::writes::{Error, failure, is_code, is_outdated, is_reason, malformed, only};
 use kube::Resource as _;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -35,33 +35,6 @@ use crate::stores::{SetView, StoredClaim, Stores};
 
 /// Writes under way at once for one set.
 const PARALLEL: usize = 32;
-
-/// Why an action was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// The object changed or was replaced after it was read: plan again.
-    #[error("{0} changed after it was read")]
-    Conflict(ObjectKey),
-    /// The namespace is being deleted, and the set with it: nothing is created there any more.
-    #[error("{0} is not created: its namespace is being deleted")]
-    NamespaceGone(ObjectKey),
-    /// The API server refused, or did not answer.
-    #[error("cannot write {key}: {}", said(.cause))]
-    Api {
-        /// What was to be written.
-        key: ObjectKey,
-        /// The cause.
-        cause: Box<kube::Error>,
-    },
-    /// An object that this process built or received is not what it should be.
-    #[error("{key} is malformed: {detail}")]
-    Malformed {
-        /// Which object.
-        key: ObjectKey,
-        /// What is wrong.
-        detail: String,
-    },
-}
 
 /// Which half of the work an action belongs to, for the conditions that report failures.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,7 +51,7 @@ pub enum Stage {
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Failures, conflicts apart, each with its stage.
-    pub failures: Vec<(Stage, ApplyError)>,
+    pub failures: Vec<(Stage, Error)>,
     /// True if an object changed under our hands: the round has to be repeated.
     pub conflicts: bool,
     /// True if something could not be created because its namespace is being deleted. There is no use in trying again.
@@ -154,8 +127,8 @@ impl Executor {
         while let Some((stage, result)) = results.next().await {
             match result {
                 Ok(()) => outcome.done += 1,
-                Err(ApplyError::Conflict(_)) => outcome.conflicts = true,
-                Err(error @ ApplyError::NamespaceGone(_)) => {
+                Err(Error::Conflict(_)) => outcome.conflicts = true,
+                Err(error @ Error::NamespaceGone(_)) => {
                     tracing::debug!(%error, "not created");
                     outcome.namespace_gone = true;
                 }
@@ -164,7 +137,7 @@ impl Executor {
         }
     }
 
-    async fn perform(&self, set: &SetView, action: Action, now: Timestamp) -> Result<(), ApplyError> {
+    async fn perform(&self, set: &SetView, action: Action, now: Timestamp) -> Result<(), Error> {
         match action {
             Action::Create { name, id, revision, update } => {
                 let kept = (!update).then_some(&*revision);
@@ -197,7 +170,7 @@ impl Executor {
                         "SuccessfulUpdatePodInPlace",
                         format!("successfully update pod {name} in-place(revision {revision})"),
                     ),
-                    Err(ApplyError::Conflict(_)) => {}
+                    Err(Error::Conflict(_)) => {}
                     Err(error) => self.warning(
                         set,
                         "FailedUpdatePodInPlace",
@@ -217,7 +190,7 @@ impl Executor {
                         "SuccessfulUpdatePodReCreate",
                         format!("successfully patch pod {name} specified-delete for update(revision {revision})"),
                     ),
-                    Err(ApplyError::Conflict(_)) => {}
+                    Err(Error::Conflict(_)) => {}
                     Err(error) => self.warning(
                         set,
                         "FailedUpdatePodReCreate",
@@ -267,7 +240,7 @@ impl Executor {
             Action::DeleteRevision { revision } => {
                 let revisions: Api<ControllerRevision> =
                     Api::namespaced(self.client.clone(), &revision.key.namespace);
-                match revisions.delete(revision.name(), &only(&revision.uid)).await {
+                match revisions.delete(revision.name(), &only(&revision.uid.0, None)).await {
                     Ok(_) => {}
                     Err(error) if is_code(&error, 404) => {}
                     Err(error) => return Err(failure(&revision.key, error)),
@@ -285,17 +258,16 @@ impl Executor {
         claims: &[Value],
         (name, id): (&str, &str),
         now: Timestamp,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<(), Error> {
         let key = ObjectKey::new(set.key.namespace.clone(), name);
         for claim in objects::claims(set, claims, id) {
             self.create_claim(set, claim).await?;
         }
         let pod = objects::pod(set, revision, claims, (name, id), self.options.short_hash, now);
-        let body = serde_json::to_vec(&pod)
-            .map_err(|error| ApplyError::Malformed { key: key.clone(), detail: error.to_string() })?;
+        let body = serde_json::to_vec(&pod).map_err(malformed(&key))?;
         let request = kube::core::Request::new(pods_url(&key.namespace))
             .create(&PostParams::default(), body)
-            .map_err(|error| ApplyError::Malformed { key: key.clone(), detail: error.to_string() })?;
+            .map_err(malformed(&key))?;
         match self.client.request::<PodWire>(request).await {
             Ok(answer) => {
                 self.stores.pods.apply_own(PodView::from(answer));
@@ -311,7 +283,7 @@ impl Executor {
                     unanswered.entry(set.uid.clone()).or_default().push(id.to_owned());
                 }
                 let error = failure(&key, error);
-                if !matches!(error, ApplyError::NamespaceGone(_)) {
+                if !matches!(error, Error::NamespaceGone(_)) {
                     self.warning(set, "FailedCreate", format!("failed to create pod: {error}"));
                 }
                 Err(error)
@@ -320,29 +292,27 @@ impl Executor {
     }
 
     /// The name is taken: by an earlier creation of ours whose answer was lost, or by a stranger.
-    async fn adopt_answer(&self, set: &SetView, key: &ObjectKey) -> Result<(), ApplyError> {
+    async fn adopt_answer(&self, set: &SetView, key: &ObjectKey) -> Result<(), Error> {
         let request = kube::core::Request::new(pods_url(&key.namespace))
             .get(&key.name, &kube::api::GetParams::default())
-            .map_err(|error| ApplyError::Malformed { key: key.clone(), detail: error.to_string() })?;
+            .map_err(malformed(key))?;
         let pod: PodWire = self.client.request(request).await.map_err(|error| failure(key, error))?;
         let pod = PodView::from(pod);
         let ours = pod.controller().is_some_and(|owner| owner.uid == set.uid);
         self.stores.pods.apply_own(pod);
-        if ours { Ok(()) } else { Err(ApplyError::Conflict(key.clone())) }
+        if ours { Ok(()) } else { Err(Error::Conflict(key.clone())) }
     }
 
-    async fn create_claim(&self, set: &SetView, claim: Value) -> Result<(), ApplyError> {
+    async fn create_claim(&self, set: &SetView, claim: Value) -> Result<(), Error> {
         let name = claim.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let key = ObjectKey::new(set.key.namespace.clone(), name);
         if self.stores.claims.get(&key).is_some() {
             return Ok(());
         }
-        let malformed = |detail: String| ApplyError::Malformed { key: key.clone(), detail };
-        let body = serde_json::to_vec(&claim).map_err(|error| malformed(error.to_string()))?;
+        let body = serde_json::to_vec(&claim).map_err(malformed(&key))?;
         let url = format!("/api/v1/namespaces/{}/persistentvolumeclaims", key.namespace);
-        let request = kube::core::Request::new(url)
-            .create(&PostParams::default(), body)
-            .map_err(|error| malformed(error.to_string()))?;
+        let request =
+            kube::core::Request::new(url).create(&PostParams::default(), body).map_err(malformed(&key))?;
         match self.client.request::<PersistentVolumeClaim>(request).await {
             Ok(answer) => {
                 if let Some(view) = StoredClaim::of(answer) {
@@ -353,7 +323,7 @@ impl Executor {
             Err(error) if is_code(&error, 409) => Ok(()),
             Err(error) => {
                 let error = failure(&key, error);
-                if !matches!(error, ApplyError::NamespaceGone(_)) {
+                if !matches!(error, Error::NamespaceGone(_)) {
                     self.warning(set, "FailedCreate", format!("failed to create pvc: {error}"));
                 }
                 Err(error)
@@ -361,10 +331,10 @@ impl Executor {
         }
     }
 
-    async fn delete(&self, set: &SetView, pod: &PodView, claims: &[ObjectKey]) -> Result<(), ApplyError> {
+    async fn delete(&self, set: &SetView, pod: &PodView, claims: &[ObjectKey]) -> Result<(), Error> {
         let request = kube::core::Request::new(pods_url(&pod.key.namespace))
-            .delete(pod.name(), &only(&pod.uid))
-            .map_err(|error| ApplyError::Malformed { key: pod.key.clone(), detail: error.to_string() })?;
+            .delete(pod.name(), &only(&pod.uid.0, None))
+            .map_err(malformed(&pod.key))?;
         match self.client.request::<Value>(request).await {
             // A pod that goes gracefully is answered as it is now; one that is gone at once as a Status.
             Ok(answer) => match serde_json::from_value::<PodWire>(answer).map(PodView::from) {
@@ -374,7 +344,7 @@ impl Executor {
             Err(error) if is_code(&error, 404) => self.stores.pods.remove_own(&pod.key, &pod.uid),
             Err(error) => {
                 let error = failure(&pod.key, error);
-                if !matches!(error, ApplyError::Conflict(_)) {
+                if !matches!(error, Error::Conflict(_)) {
                     self.warning(
                         set,
                         "FailedDelete",
@@ -395,9 +365,9 @@ impl Executor {
         Ok(())
     }
 
-    async fn delete_claim(&self, key: &ObjectKey, uid: &Uid) -> Result<(), ApplyError> {
+    async fn delete_claim(&self, key: &ObjectKey, uid: &Uid) -> Result<(), Error> {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
-        match claims.delete(&key.name, &only(uid)).await {
+        match claims.delete(&key.name, &only(&uid.0, None)).await {
             Ok(answer) => {
                 match answer.left().and_then(StoredClaim::of).filter(|view| view.terminating) {
                     Some(view) => self.stores.claims.apply_own(view),
@@ -409,7 +379,7 @@ impl Executor {
         }
     }
 
-    fn claim_gone(&self, key: &ObjectKey, uid: &Uid, error: kube::Error) -> Result<(), ApplyError> {
+    fn claim_gone(&self, key: &ObjectKey, uid: &Uid, error: kube::Error) -> Result<(), Error> {
         if is_code(&error, 404) {
             self.stores.claims.remove_own(key, uid);
             return Ok(());
@@ -423,7 +393,7 @@ impl Executor {
         pod: &PodView,
         endpoint: PodEndpoint,
         mut patch: PodPatch,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<(), Error> {
         patch.metadata.uid = Some(pod.uid.to_string());
         let subresource = match endpoint {
             PodEndpoint::Pod => None,
@@ -434,7 +404,7 @@ impl Executor {
     }
 
     /// Asks whether the pod would be resized.
-    async fn try_resize(&self, pod: &PodView, resize: &PodPatch) -> Result<(), ApplyError> {
+    async fn try_resize(&self, pod: &PodView, resize: &PodPatch) -> Result<(), Error> {
         let pods = Api::<PodWire>::namespaced(self.client.clone(), &pod.key.namespace);
         let params = PatchParams { dry_run: true, ..PatchParams::default() };
         let answer = pods.patch_subresource("resize", pod.name(), &params, &Patch::Strategic(resize)).await;
@@ -446,18 +416,14 @@ impl Executor {
         pod: &PodView,
         subresource: Option<&str>,
         body: &impl Serialize,
-    ) -> Result<(), ApplyError> {
-        let malformed = |error: kube::core::request::Error| ApplyError::Malformed {
-            key: pod.key.clone(),
-            detail: error.to_string(),
-        };
+    ) -> Result<(), Error> {
         let requests = kube::core::Request::new(pods_url(&pod.key.namespace));
         let (params, patch) = (PatchParams::default(), Patch::Strategic(body));
         let request: Request<Vec<u8>> = match subresource {
             Some(subresource) => requests.patch_subresource(subresource, pod.name(), &params, &patch),
             None => requests.patch(pod.name(), &params, &patch),
         }
-        .map_err(malformed)?;
+        .map_err(malformed(&pod.key))?;
         match self.client.request::<PodWire>(request).await {
             Ok(answer) => {
                 self.stores.pods.apply_own(PodView::from(answer));
@@ -466,7 +432,7 @@ impl Executor {
             Err(error) => {
                 if is_code(&error, 404) {
                     self.stores.pods.remove_own(&pod.key, &pod.uid);
-                    return Err(ApplyError::Conflict(pod.key.clone()));
+                    return Err(Error::Conflict(pod.key.clone()));
                 }
                 Err(failure(&pod.key, error))
             }
@@ -480,15 +446,15 @@ impl Executor {
         reason: &'static str,
         verb: &str,
         claim: &ClaimView,
-        ended: &Result<(), ApplyError>,
+        ended: &Result<(), Error>,
     ) {
-        if let Err(ApplyError::Api { cause, .. }) = ended {
+        if let Err(Error::Api { cause, .. }) = ended {
             self.warning(set, reason, format!("failed to {verb} PVC {}: {}", claim.key.name, said(cause)));
         }
     }
 
     /// Takes names off `podsToDelete`, only if the list is still the one that was read.
-    async fn prune(&self, set: &SetView, names: &[String]) -> Result<(), ApplyError> {
+    async fn prune(&self, set: &SetView, names: &[String]) -> Result<(), Error> {
         let listed = set
             .object
             .spec
@@ -510,11 +476,10 @@ impl Executor {
             "/apis/apps.kruise.io/v1beta1/namespaces/{}/clonesets/{}",
             set.key.namespace, set.key.name
         );
-        let malformed = |detail: String| ApplyError::Malformed { key: set.key.clone(), detail };
         let request = Request::patch(url)
             .header("Content-Type", "application/json-patch+json")
-            .body(serde_json::to_vec(&body).map_err(|error| malformed(error.to_string()))?)
-            .map_err(|error| malformed(error.to_string()))?;
+            .body(serde_json::to_vec(&body).map_err(malformed(&set.key))?)
+            .map_err(malformed(&set.key))?;
         match self.client.request::<CloneSet>(request).await {
             Ok(answer) => {
                 if let Some(view) = SetView::of(answer) {
@@ -523,7 +488,7 @@ impl Executor {
                 Ok(())
             }
             // The list changed meanwhile: the next round reads it anew.
-            Err(error) if is_outdated(&error) => Err(ApplyError::Conflict(set.key.clone())),
+            Err(error) if is_outdated(&error) => Err(Error::Conflict(set.key.clone())),
             Err(error) => Err(failure(&set.key, error)),
         }
     }
@@ -534,7 +499,7 @@ impl Executor {
         set: &SetView,
         decision: Decision,
         annotations: &(dyn Fn() -> std::collections::BTreeMap<String, String> + Sync),
-    ) -> Result<Option<Arc<Revision>>, ApplyError> {
+    ) -> Result<Option<Arc<Revision>>, Error> {
         let revisions: Api<RevisionWire> = Api::namespaced(self.client.clone(), &set.key.namespace);
         let (key, answer) = match decision {
             Decision::Use(revision) => return Ok(Some(revision)),
@@ -579,11 +544,10 @@ impl Executor {
                     data: Some(RawExtension(data.clone())),
                     revision: number,
                 };
-                let malformed = |detail: String| ApplyError::Malformed { key: key.clone(), detail };
-                let body = serde_json::to_vec(&wanted).map_err(|error| malformed(error.to_string()))?;
+                let body = serde_json::to_vec(&wanted).map_err(malformed(&key))?;
                 let request = kube::core::Request::new(revisions.resource_url())
                     .create(&PostParams::default(), body)
-                    .map_err(|error| malformed(error.to_string()))?;
+                    .map_err(malformed(&key))?;
                 match self.client.request::<RevisionWire>(request).await {
                     Err(error) if is_reason(&error, "AlreadyExists") => {
                         let found = revisions.get(&name).await.map_err(|error| failure(&key, error))?;
@@ -602,14 +566,13 @@ impl Executor {
             }
         };
         let answer = answer.map_err(|error| failure(&key, error))?;
-        let view = Revision::of(answer)
-            .ok_or_else(|| ApplyError::Malformed { key, detail: "it holds no pod template".to_owned() })?;
+        let view = Revision::of(answer).ok_or_else(|| malformed(&key)("it holds no pod template"))?;
         self.stores.revisions.apply_own(view.clone());
         Ok(Some(Arc::new(view)))
     }
 
     /// Publishes a status.
-    pub async fn write_status(&self, set: &SetView, status: &CloneSetStatus) -> Result<(), ApplyError> {
+    pub async fn write_status(&self, set: &SetView, status: &CloneSetStatus) -> Result<(), Error> {
         let sets: Api<CloneSet> = Api::namespaced(self.client.clone(), &set.key.namespace);
         // A merge patch keeps what it does not name: the last condition goes only if the empty list is sent.
         let mut status = status.clone();
@@ -680,21 +643,4 @@ fn drop_owner(uid: &Uid) -> Value {
 
 fn pods_url(namespace: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/pods")
-}
-
-pub(crate) fn only(uid: &Uid) -> DeleteParams {
-    DeleteParams {
-        preconditions: Some(Preconditions { uid: Some(uid.to_string()), resource_version: None }),
-        ..DeleteParams::default()
-    }
-}
-
-pub(crate) fn failure(key: &ObjectKey, error: kube::Error) -> ApplyError {
-    if is_code(&error, 409) && !is_reason(&error, "AlreadyExists") {
-        ApplyError::Conflict(key.clone())
-    } else if is_namespace_terminating(&error) {
-        ApplyError::NamespaceGone(key.clone())
-    } else {
-        ApplyError::Api { key: key.clone(), cause: Box::new(error) }
-    }
 }

@@ -12,14 +12,15 @@ use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::PodView;
 use kruise_common::revision::{self, Decision, Revision};
 use kruise_common::selector::Selector;
-use kruise_runtime::controller::Requeue;
+use kruise_runtime::controller::{Failed, Requeue};
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::Change;
+use kruise_runtime::writes::{Error, malformed, settled};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
-use crate::apply::{ApplyError, Executor, Outcome, Stage};
+use crate::apply::{Executor, Outcome, Stage};
 use crate::objects;
 use crate::observe;
 use crate::observed::Observed;
@@ -200,36 +201,18 @@ pub fn wire(stores: &Stores, queue: &WorkQueue, context: &Arc<Context>) {
     }));
 }
 
-/// One round. After one that has failed, `later` is told after what time something of the set is due all the same: what
-/// has failed is tried again after the back-off, which grows, and nothing else waits for it.
+/// One round.
 ///
 /// # Errors
 /// The first failure of the round; its status is published all the same.
-pub async fn reconcile(
-    key: ObjectKey,
-    context: Arc<Context>,
-    later: impl FnOnce(Duration),
-) -> Result<Requeue, ApplyError> {
+pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Failed<Error>> {
     let mut due = None;
     let ended = round(&key, context, &mut due).await;
-    if let (Err(_), Some(due)) = (&ended, due) {
-        later(due);
-    }
-    match ended {
-        Err(error @ ApplyError::NamespaceGone(_)) => {
-            tracing::debug!(%error, "the set goes with its namespace");
-            Ok(Requeue::None)
-        }
-        ended => ended,
-    }
+    settled(ended, due)
 }
 
 /// `due` is told after what time something of the set is due.
-async fn round(
-    key: &ObjectKey,
-    context: Arc<Context>,
-    due: &mut Option<Duration>,
-) -> Result<Requeue, ApplyError> {
+async fn round(key: &ObjectKey, context: Arc<Context>, due: &mut Option<Duration>) -> Result<Requeue, Error> {
     let stores = &context.stores;
     let Some(set) = stores.sets.get(key) else { return Ok(Requeue::None) };
     tracing::Span::current().record("generation", set.object.metadata.generation);
@@ -275,7 +258,7 @@ async fn round(
     }
     if outcome.conflicts {
         // The watch brings what changed; this is for the case that it already has.
-        return Ok(Requeue::After(Duration::from_millis(50)));
+        return Err(Error::Conflict(key.clone()));
     }
     Ok(due.map_or(Requeue::None, Requeue::After))
 }
@@ -292,7 +275,7 @@ async fn ensure_revision(
     set: &SetView,
     selector: &Selector,
     context: &Context,
-) -> Result<(Arc<Revision>, Option<i32>), ApplyError> {
+) -> Result<(Arc<Revision>, Option<i32>), Error> {
     let known = observe::revisions(set, selector, &context.stores);
     let stored = set.object.status.as_ref().and_then(|status| status.collision_count);
     let first = stored.unwrap_or_default();
@@ -316,10 +299,7 @@ async fn ensure_revision(
             return Ok((revision, if count == first { stored } else { Some(count) }));
         }
     }
-    Err(ApplyError::Malformed {
-        key: set.key.clone(),
-        detail: "every name for its revision is taken".to_owned(),
-    })
+    Err(malformed(&set.key)("every name for its revision is taken"))
 }
 
 fn revision_annotations(set: &SetView) -> BTreeMap<String, String> {
@@ -339,7 +319,7 @@ async fn publish(
     set: &SetView,
     wanted: &CloneSetStatus,
     context: &Context,
-) -> Result<Option<Duration>, ApplyError> {
+) -> Result<Option<Duration>, Error> {
     let old = set.object.status.as_ref();
     if !status::needs_write(old, wanted) {
         return Ok(None);

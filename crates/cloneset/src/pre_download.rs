@@ -13,12 +13,12 @@ use kruise_common::inplace::{self, InPlaceOptions};
 use kruise_common::key::Uid;
 use kruise_common::pre_download::{self, Job, Pulling};
 use kruise_common::revision::{Revision, RevisionWire, short_hash};
-use kruise_runtime::writes::is_code;
+use kruise_runtime::writes::{Error, failure, is_code, malformed, only};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ObjectList, PartialObjectMeta};
 use serde_json::Value;
 
-use crate::apply::{ApplyError, Executor, failure, only};
+use crate::apply::Executor;
 use crate::objects;
 use crate::observed::{Observed, PodUpdatePolicy, Settings};
 use crate::stores::SetView;
@@ -149,7 +149,7 @@ impl PreDownloads {
         set: &SetView,
         revision: &Revision,
         jobs: Vec<Job>,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<(), Error> {
         for Job { name, image, object } in jobs {
             match executor.create_job(set, &object).await? {
                 Ok(()) => {
@@ -186,7 +186,7 @@ impl PreDownloads {
         executor: &Executor,
         set: &SetView,
         revisions: &[Arc<Revision>],
-    ) -> Result<(), ApplyError> {
+    ) -> Result<(), Error> {
         match executor.delete_jobs(set, revisions).await? {
             Ok(()) => {
                 let mut cleaned = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -211,11 +211,11 @@ impl PreDownloads {
 
 /// Requests about images. The inner result is the API server's answer.
 impl Executor {
-    async fn create_job(&self, set: &SetView, job: &Value) -> Result<Result<(), kube::Error>, ApplyError> {
-        let body = serde_json::to_vec(job).map_err(|error| malformed(set, &error))?;
+    async fn create_job(&self, set: &SetView, job: &Value) -> Result<Result<(), kube::Error>, Error> {
+        let body = serde_json::to_vec(job).map_err(malformed(&set.key))?;
         let request = kube::core::Request::new(jobs_url(set))
             .create(&PostParams::default(), body)
-            .map_err(|error| malformed(set, &error))?;
+            .map_err(malformed(&set.key))?;
         Ok(self.client.request::<Value>(request).await.map(drop))
     }
 
@@ -224,12 +224,12 @@ impl Executor {
         &self,
         set: &SetView,
         revisions: &[Arc<Revision>],
-    ) -> Result<Result<(), kube::Error>, ApplyError> {
+    ) -> Result<Result<(), kube::Error>, Error> {
         let requests = kube::core::Request::new(jobs_url(set));
         let hashes: Vec<_> = revisions.iter().map(|revision| short_hash(revision.name())).collect();
         let selected =
             ListParams::default().labels(&format!("{} in ({})", keys::REVISION_HASH, hashes.join(",")));
-        let request = requests.list_metadata(&selected).map_err(|error| malformed(set, &error))?;
+        let request = requests.list_metadata(&selected).map_err(malformed(&set.key))?;
         let found = match self.client.request::<ObjectList<PartialObjectMeta>>(request).await {
             Ok(found) => found,
             Err(error) => return Ok(Err(error)),
@@ -243,9 +243,7 @@ impl Executor {
             if !ours || job.metadata.deletion_timestamp.is_some() {
                 continue;
             }
-            let request = requests
-                .delete(&name, &only(&Uid::from(uid.as_str())))
-                .map_err(|error| malformed(set, &error))?;
+            let request = requests.delete(&name, &only(&uid, None)).map_err(malformed(&set.key))?;
             match self.client.request::<Value>(request).await {
                 // Gone or replaced: not the job that was listed.
                 Err(error) if !is_code(&error, 404) && !is_code(&error, 409) => return Ok(Err(error)),
@@ -255,7 +253,7 @@ impl Executor {
         Ok(Ok(()))
     }
 
-    async fn mark(&self, revision: &Revision, label: &str) -> Result<(), ApplyError> {
+    async fn mark(&self, revision: &Revision, label: &str) -> Result<(), Error> {
         let labels = objects::object([(label, "true".into())]);
         let metadata =
             objects::object([("uid", revision.uid.to_string().into()), ("labels", Value::Object(labels))]);
@@ -274,10 +272,6 @@ impl Executor {
 
 fn jobs_url(set: &SetView) -> String {
     format!("/apis/apps.kruise.io/v1beta1/namespaces/{}/imagepulljobs", set.key.namespace)
-}
-
-fn malformed(set: &SetView, error: &dyn std::error::Error) -> ApplyError {
-    ApplyError::Malformed { key: set.key.clone(), detail: error.to_string() }
 }
 
 /// No such resource, as opposed to no such object or namespace, which the answer would name.

@@ -12,7 +12,7 @@ use kruise_api::keys;
 use kruise_common::key::{ObjectKey, Uid};
 use kruise_common::pod::PodView;
 use kruise_common::readiness;
-use kruise_runtime::controller::Requeue;
+use kruise_runtime::controller::{Failed, Requeue};
 use kruise_runtime::events::{EventRecorder, about};
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store, View as _};
@@ -169,8 +169,8 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
 ///
 /// # Errors
 /// The write failed.
-pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    settled(round(&key, &context).await)
+pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Failed<Error>> {
+    settled(round(&key, &context).await, None)
 }
 
 async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {

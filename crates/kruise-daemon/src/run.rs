@@ -8,13 +8,14 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures::TryFutureExt;
 use futures::future::BoxFuture;
 use kruise_api::keys;
 use kruise_common::gates::{FeatureGates, Gate};
 use kruise_common::key::ObjectKey;
 use kruise_common::pod_wire::PodWire;
 use kruise_runtime::client::for_controller;
-use kruise_runtime::controller::{ControllerMetrics, Requeue, run_controller};
+use kruise_runtime::controller::{ControllerMetrics, Failed, Requeue, run_controller};
 use kruise_runtime::events::{ApiEvents, EventRecorder};
 use kruise_runtime::metrics::Metrics;
 use kruise_runtime::queue::{QueueMetrics, RateLimit, WorkQueue};
@@ -273,6 +274,7 @@ impl Parts {
     ) where
         R: Future<Output = anyhow::Result<Requeue>> + Send + 'static,
     {
+        let reconcile = move |key| reconcile(key).map_err(Failed::from);
         let running = run_controller(name, queue, workers, reconcile, counters, self.stopped.clone());
         // A round may hold a container's grace period; nobody waits for it when the process ends.
         self.until_stop(name, running);

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kruise_common::gates::FeatureGates;
 use kruise_common::key::ObjectKey;
 use kruise_runtime::client::for_controller;
-use kruise_runtime::controller::{ControllerMetrics, Requeue, run_controller};
+use kruise_runtime::controller::{ControllerMetrics, Failed, Requeue, run_controller};
 use kruise_runtime::events::EventRecorder;
 use kruise_runtime::metrics::Metrics;
 use kruise_runtime::queue::{QueueMetrics, RateLimit, WorkQueue};
@@ -89,7 +89,7 @@ impl Worker {
     pub(crate) async fn run<F, R, E>(self, reconcile: F, stop: watch::Receiver<bool>)
     where
         F: Fn(ObjectKey) -> R + Send + Sync + 'static,
-        R: Future<Output = Result<Requeue, E>> + Send + 'static,
+        R: Future<Output = Result<Requeue, Failed<E>>> + Send + 'static,
         E: Into<anyhow::Error> + Send + 'static,
     {
         tracing::info!(controller = self.name, workers = self.workers, "starting");

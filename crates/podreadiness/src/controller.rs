@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kruise_common::key::ObjectKey;
 use kruise_common::pod::PodView;
-use kruise_runtime::controller::Requeue;
+use kruise_runtime::controller::{Failed, Requeue};
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store};
 use kruise_runtime::writes::{Error, patch_pod_status, settled};
@@ -39,8 +39,8 @@ pub fn wire(queue: &WorkQueue, context: &Context) {
 ///
 /// # Errors
 /// The write failed.
-pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    settled(round(&key, &context).await)
+pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Failed<Error>> {
+    settled(round(&key, &context).await, None)
 }
 
 async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {

@@ -25,10 +25,26 @@ pub enum Requeue {
     After(Duration),
 }
 
+/// A round that failed.
+#[derive(Debug)]
+pub struct Failed<E> {
+    /// What was the matter.
+    pub error: E,
+    /// After what time something of the key is due all the same, if nothing changes before: what has failed is tried again
+    /// after the back-off, which grows, and nothing else waits for it.
+    pub due: Option<Duration>,
+}
+
+impl<E> From<E> for Failed<E> {
+    fn from(error: E) -> Self {
+        Self { error, due: None }
+    }
+}
+
 /// Runs `workers` workers (at least one) that take keys from `queue` and reconcile them, until `shutdown` turns true or its sender is
 /// gone; returns when the rounds then in flight are over.
 ///
-/// A failed round is retried after the key's back-off; so is one that panics, which stops nobody else. Rounds run in a
+/// A failed round is retried after the key's back-off, or when something is due; so is one that panics, which stops nobody else. Rounds run in a
 /// span with the fields `controller`, `object` and `generation`; the last is the round's to record.
 pub async fn run_controller<F, R, E>(
     name: &'static str,
@@ -39,7 +55,7 @@ pub async fn run_controller<F, R, E>(
     mut shutdown: watch::Receiver<bool>,
 ) where
     F: Fn(ObjectKey) -> R + Send + Sync + 'static,
-    R: Future<Output = Result<Requeue, E>> + Send + 'static,
+    R: Future<Output = Result<Requeue, Failed<E>>> + Send + 'static,
     E: Into<anyhow::Error> + Send + 'static,
 {
     let workers = workers.max(1);
@@ -83,7 +99,7 @@ fn report(controller: &'static str, ended: Option<Result<(), JoinError>>) {
 async fn round<F, R, E>(queue: &WorkQueue, key: &ObjectKey, reconcile: &F, metrics: &ControllerMetrics)
 where
     F: Fn(ObjectKey) -> R,
-    R: Future<Output = Result<Requeue, E>>,
+    R: Future<Output = Result<Requeue, Failed<E>>>,
     E: Into<anyhow::Error>,
 {
     let started = Instant::now();
@@ -101,10 +117,13 @@ where
             queue.add_after(key.clone(), delay);
             metrics.count("requeue_after");
         }
-        Ok(Err(error)) => {
+        Ok(Err(Failed { error, due })) => {
             let error: anyhow::Error = error.into();
             tracing::warn!(error = %format_args!("{error:#}"), "reconcile failed and will be retried");
             failed(queue, key, metrics);
+            if let Some(due) = due {
+                queue.add_after(key.clone(), due);
+            }
         }
         Err(panic) => {
             metrics.panics.inc();

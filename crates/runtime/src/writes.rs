@@ -1,5 +1,6 @@
 //! Requests of controllers to the API server, and what their failures mean.
 
+use std::fmt;
 use std::time::Duration;
 
 use kruise_common::key::ObjectKey;
@@ -11,7 +12,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde::Serialize;
 
 use crate::client::{is_namespace_terminating, said};
-use crate::controller::Requeue;
+use crate::controller::{Failed, Requeue};
 use crate::store::Store;
 
 /// How long the stores get to learn of a change that a write met before they did.
@@ -34,6 +35,14 @@ pub enum Error {
         /// The cause.
         cause: Box<kube::Error>,
     },
+    /// An object that this process built or received is not what it should be.
+    #[error("{key} is malformed: {detail}")]
+    Malformed {
+        /// Which object.
+        key: ObjectKey,
+        /// What is wrong.
+        detail: String,
+    },
 }
 
 impl Error {
@@ -47,22 +56,28 @@ impl Error {
 }
 
 /// The end of a round, with the failures taken out that are none: an object that changed meanwhile is decided about again,
-/// without a back-off, and one that goes with its namespace is left alone.
+/// without a back-off, and one that goes with its namespace is left alone. `due` is after what time something of the object
+/// is due even so.
 ///
 /// # Errors
 /// Every other failure.
-pub fn settled(ended: Result<Requeue, Error>) -> Result<Requeue, Error> {
+pub fn settled(ended: Result<Requeue, Error>, due: Option<Duration>) -> Result<Requeue, Failed<Error>> {
     match ended {
         Err(error @ Error::Conflict(_)) => {
             tracing::debug!(%error, "decided again");
-            Ok(Requeue::After(AFTER_CONFLICT))
+            Ok(Requeue::After(due.map_or(AFTER_CONFLICT, |due| due.min(AFTER_CONFLICT))))
         }
         Err(error @ Error::NamespaceGone(_)) => {
             tracing::debug!(%error, "left to the end of the namespace");
             Ok(Requeue::None)
         }
-        ended => ended,
+        ended => ended.map_err(|error| Failed { error, due }),
     }
+}
+
+/// What it means if an object cannot be read or written down.
+pub fn malformed<E: fmt::Display>(key: &ObjectKey) -> impl Fn(E) -> Error {
+    move |error| Error::Malformed { key: key.clone(), detail: error.to_string() }
 }
 
 /// What a failed request means.
@@ -173,11 +188,15 @@ mod tests {
     #[test]
     fn what_only_changed_or_goes_anyway_is_no_failure() {
         let key = || ObjectKey::new("n", "a");
-        assert_eq!(settled(Err(Error::Conflict(key()))).unwrap(), Requeue::After(AFTER_CONFLICT));
-        assert_eq!(settled(Err(Error::NamespaceGone(key()))).unwrap(), Requeue::None);
-        assert_eq!(settled(Ok(Requeue::None)).unwrap(), Requeue::None);
+        assert_eq!(settled(Err(Error::Conflict(key())), None).unwrap(), Requeue::After(AFTER_CONFLICT));
+        assert_eq!(settled(Err(Error::NamespaceGone(key())), None).unwrap(), Requeue::None);
+        assert_eq!(settled(Ok(Requeue::None), None).unwrap(), Requeue::None);
         let refused = failure(&key(), kube::Error::LinesCodecMaxLineLengthExceeded);
-        assert!(matches!(settled(Err(refused)), Err(Error::Api { .. })));
+        let due = Some(Duration::from_millis(7));
+        let failed = settled(Err(refused), due).unwrap_err();
+        assert!(matches!(failed, Failed { error: Error::Api { .. }, due: at } if at == due));
+        let after = settled(Err(Error::Conflict(key())), due).unwrap();
+        assert_eq!(after, Requeue::After(Duration::from_millis(7)));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use kruise_common::key::ObjectKey;
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_common::revision::Revision;
-use kruise_runtime::controller::Requeue;
+use kruise_runtime::controller::{Failed, Requeue};
 use kruise_runtime::events::EventRecorder;
 use kube::client::Body;
 use serde_json::{Value, json};
@@ -286,7 +286,10 @@ impl World {
 
     pub(crate) async fn round(&self) -> bool {
         let key = ObjectKey::new("default", "web");
-        let result = reconcile(key, Arc::clone(&self.context), |due| self.due.set(Some(due))).await;
+        let result = reconcile(key, Arc::clone(&self.context)).await;
+        if let Err(Failed { due: Some(due), .. }) = &result {
+            self.due.set(Some(*due));
+        }
         tokio::time::advance(Duration::from_secs(2)).await;
         matches!(result, Ok(Requeue::None))
     }

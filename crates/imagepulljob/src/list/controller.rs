@@ -10,7 +10,7 @@ use kruise_api::imagelistpulljob::{FailedImageStatus, ImageListPullJob, ImageLis
 use kruise_api::imagepulljob::ImagePullJob;
 use kruise_api::keys;
 use kruise_common::key::ObjectKey;
-use kruise_runtime::controller::Requeue;
+use kruise_runtime::controller::{Failed, Requeue};
 use kruise_runtime::events::{EventRecorder, EventType, about};
 use kruise_runtime::queue::WorkQueue;
 use kruise_runtime::store::{Change, Store};
@@ -85,8 +85,8 @@ pub fn wire(queue: &WorkQueue, context: &Arc<Context>) {
 ///
 /// # Errors
 /// The first failure of the round; what succeeded is published all the same.
-pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    settled(round(&key, &context).await)
+pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Failed<Error>> {
+    settled(round(&key, &context).await, None)
 }
 
 async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {

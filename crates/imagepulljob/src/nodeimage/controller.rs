@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kruise_api::imagepulljob::{ImagePullJob, KIND as JOB_KIND};
 use kruise_api::nodeimage::{ImageSpec, ImageStatus, KIND, NodeImage, NodeImageSpec, NodeImageStatus};
 use kruise_common::key::{ObjectKey, Uid};
-use kruise_runtime::controller::Requeue;
+use kruise_runtime::controller::{Failed, Requeue};
 use kruise_runtime::events::{EventRecorder, EventType};
 use kruise_runtime::nodes::NodeView;
 use kruise_runtime::queue::WorkQueue;
@@ -121,8 +121,8 @@ fn concerns(change: &Change<NodeView>) -> bool {
 ///
 /// # Errors
 /// The write failed.
-pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Error> {
-    settled(round(&key, &context).await)
+pub async fn reconcile(key: ObjectKey, context: Arc<Context>) -> Result<Requeue, Failed<Error>> {
+    settled(round(&key, &context).await, None)
 }
 
 async fn round(key: &ObjectKey, context: &Context) -> Result<Requeue, Error> {

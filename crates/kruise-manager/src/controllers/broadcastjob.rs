@@ -10,7 +10,6 @@ use kruise_broadcastjob::controller::{self, Context, NAME};
 use kruise_broadcastjob::metrics::JobMetrics;
 use kruise_broadcastjob::stores::{JobView, Stores};
 use kruise_common::gates::Gate;
-use kruise_common::key::ObjectKey;
 use kruise_common::pod::PodView;
 use kruise_common::pod_wire::PodWire;
 use kruise_runtime::nodes::{NodeView, NodeWire};
@@ -46,12 +45,7 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
         ready: async move { stores.ready().await }.boxed(),
         run: Box::new(move |stop| {
             controller::wire(&worker.queue, &context);
-            let queue = worker.queue.clone();
-            let reconcile = move |key: ObjectKey| {
-                let (queue, again) = (queue.clone(), key.clone());
-                controller::reconcile(key, Arc::clone(&context), move |due| queue.add_after(again, due))
-            };
-            worker.run(reconcile, stop).boxed()
+            worker.run(move |key| controller::reconcile(key, Arc::clone(&context)), stop).boxed()
         }),
     })
 }

@@ -69,12 +69,7 @@ fn start(parts: &Parts) -> anyhow::Result<Started> {
             for set in stores.sets.all() {
                 worker.queue.add(set.key.clone());
             }
-            let queue = worker.queue.clone();
-            let reconcile = move |key: ObjectKey| {
-                let (queue, again) = (queue.clone(), key.clone());
-                controller::reconcile(key, Arc::clone(&context), move |due| queue.add_after(again, due))
-            };
-            worker.run(reconcile, stop).boxed()
+            worker.run(move |key| controller::reconcile(key, Arc::clone(&context)), stop).boxed()
         }),
     })
 }

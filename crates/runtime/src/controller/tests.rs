@@ -19,7 +19,11 @@ fn key(name: &str) -> ObjectKey {
 }
 
 /// Every round takes `takes`; `result` gives the result of a key's n-th round.
-fn rig(workers: usize, takes: Duration, result: fn(&str, usize) -> anyhow::Result<Requeue>) -> Rig {
+fn rig(
+    workers: usize,
+    takes: Duration,
+    result: fn(&str, usize) -> Result<Requeue, Failed<anyhow::Error>>,
+) -> Rig {
     let registry = Registry::new();
     let queue = WorkQueue::new(RateLimit::default(), QueueMetrics::register(&registry, "test").unwrap());
     let metrics = ControllerMetrics::register(&registry, "test").unwrap();
@@ -94,7 +98,7 @@ async fn errors_back_off_by_doubling_until_a_success() {
     let rig = rig(1, Duration::ZERO, |_, nth| match nth {
         5 => Ok(Requeue::After(Duration::from_secs(1))),
         7 => Ok(Requeue::None),
-        _ => Err(anyhow::anyhow!("not yet")),
+        _ => Err(anyhow::anyhow!("not yet").into()),
     });
     rig.queue.add(key("a"));
     rig.run_for(Duration::from_mins(1)).await;
@@ -108,6 +112,24 @@ async fn errors_back_off_by_doubling_until_a_success() {
     rig.exports(r#"reconcile_total{controller="test",result="requeue_after"} 1"#);
     rig.exports(r#"reconcile_total{controller="test",result="success"} 1"#);
     rig.exports(r#"reconcile_errors_total{controller="test"} 5"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_due_waits_for_no_back_off_and_brings_no_retry_forward_for_others() {
+    let rig = rig(1, Duration::ZERO, |name, nth| {
+        let due = (name == "due" && nth > 12).then_some(Duration::from_secs(3));
+        Err(Failed { error: anyhow::anyhow!("never"), due })
+    });
+    for name in ["due", "other"] {
+        rig.queue.add(key(name));
+    }
+    rig.run_for(Duration::from_mins(2)).await;
+    let last_gap = |name: &str| {
+        let starts = rig.starts(name);
+        (starts[starts.len() - 1] - starts[starts.len() - 2]) / 1000
+    };
+    // The back-off is longer than this by then.
+    assert_eq!((last_gap("due"), last_gap("other")), (3, 40));
 }
 
 #[tokio::test(start_paused = true)]
