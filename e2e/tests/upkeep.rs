@@ -184,7 +184,7 @@ async fn stored_objects_are_rewritten_without_touching_a_pod_and_the_old_version
     let both = json!({"status": {"storedVersions": ["v1alpha1", "v1beta1"]}});
     definitions.patch_status(DEFINITION, &PatchParams::default(), &Patch::<Value>::Merge(both)).await?;
     says(&upkeep.preflight(false).await, 0, "may still be stored as v1alpha1")?;
-    says(&upkeep.crds_migrate(false).await?, 0, "clonesets.apps.kruise.io: rewrote")?;
+    says(&upkeep.crds_migrate(false, None).await?, 0, "clonesets.apps.kruise.io: rewrote")?;
     let stored = definitions.get(DEFINITION).await?.status.and_then(|status| status.stored_versions);
     ensure!(stored == Some(vec!["v1beta1".to_owned()]), "{stored:?}");
     let after = place.now().await?;

@@ -1,7 +1,7 @@
 {{/*
 Refuses an upgrade that would take CRDs away, and with them every object of their kinds: those of another chart that this
-one does not have, or of this one when it stops rendering them. Helm looks at the live object before it deletes, so the
-annotation is enough. Argument: the root context.
+one does not have, or of this one when it stops rendering them. In an upgrade Helm looks at the live object before it deletes, so the
+annotation is enough (in an uninstall it goes by the manifest). Argument: the root context.
 */}}
 {{- define "kruise.upgrade" -}}
 {{- if .Release.IsUpgrade -}}

@@ -69,6 +69,10 @@ pub struct CleanupWhat {
     /// Change nothing; say whether an uninstall would delete objects. Exit code 5 if it would.
     #[arg(long, conflicts_with_all = ["mode", "dry_run", "yes_delete_custom_resources"])]
     pub check: bool,
+    /// With --check: whether the release's manifest has Helm keep the definitions. Without it, what the live definitions say
+    /// is taken for that, and may be wrong.
+    #[arg(long, conflicts_with = "mode")]
+    pub crds_kept: Option<bool>,
     /// What happens to definitions and objects.
     #[arg(long, value_enum, required_unless_present = "check")]
     pub mode: Option<ModeName>,
@@ -134,6 +138,10 @@ pub enum Crds {
         /// Say what would be rewritten, and do nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Store objects in this version from now on, where it is served: v1alpha1 before going back to an OpenKruise that
+        /// does not serve v1beta1. A manager has to run.
+        #[arg(long, value_name = "VERSION")]
+        storage_version: Option<String>,
     },
 }
 
@@ -220,7 +228,7 @@ impl Command {
                 })
             }
             Self::Cleanup { place, what } => match what.mode {
-                None => Ok(upkeep(place).cleanup_check().await),
+                None => Ok(upkeep(place).cleanup_check(what.crds_kept).await),
                 Some(mode) => {
                     let mode = match mode {
                         ModeName::Keep => Mode::Keep,
@@ -240,8 +248,8 @@ impl Command {
             Self::Crds { what: Crds::Diff { place } | Crds::Print { place } } => {
                 upkeep(place).crds_diff().await
             }
-            Self::Crds { what: Crds::Migrate { place, dry_run } } => {
-                upkeep(place).crds_migrate(*dry_run).await
+            Self::Crds { what: Crds::Migrate { place, dry_run, storage_version } } => {
+                upkeep(place).crds_migrate(*dry_run, storage_version.as_deref()).await
             }
         }
     }
@@ -304,10 +312,13 @@ mod tests {
     fn a_cleanup_says_what_happens_to_objects_or_only_checks() {
         assert!(parse(&["cleanup"]).is_err());
         assert!(parse(&["cleanup", "--check", "--mode=keep"]).is_err());
+        assert!(parse(&["cleanup", "--mode=keep", "--crds-kept=true"]).is_err());
+        assert!(parse(&["cleanup", "--check", "--crds-kept"]).is_err(), "it is told or it is not");
         assert!(parse(&["cleanup", "--mode=everything"]).is_err());
-        for line in
-            [&["cleanup", "--check"][..], &["cleanup", "--mode=purge", "--dry-run", "--cascade=orphan"]]
-        {
+        for line in [
+            &["cleanup", "--check", "--crds-kept=false"][..],
+            &["cleanup", "--mode=purge", "--dry-run", "--cascade=orphan"],
+        ] {
             assert!(parse(line).is_ok(), "{line:?}");
         }
     }

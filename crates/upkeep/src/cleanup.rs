@@ -70,8 +70,15 @@ pub enum Step {
     StopManager,
     /// Takes Kruise's finalizers off all objects of a definition.
     RemoveFinalizers(String),
+    /// Rewrites all objects of a definition in the version that is stored, while a manager runs that converts them.
+    Migrate(String),
     /// Has a definition convert without a webhook.
-    DropConversion(String),
+    DropConversion {
+        /// Its name.
+        definition: String,
+        /// Also where objects may be stored in another version, which cannot be read without the webhook any more.
+        anyway: bool,
+    },
     /// Deletes the objects of a definition.
     DeleteObjects(String, Cascade),
     /// Deletes a definition.
@@ -92,7 +99,10 @@ impl fmt::Display for Step {
             }
             Self::StopManager => f.write_str("scale the manager to 0 and wait for its pods to end"),
             Self::RemoveFinalizers(name) => write!(f, "take Kruise's finalizers off all {name}"),
-            Self::DropConversion(name) => write!(f, "have {name} convert without a webhook"),
+            Self::Migrate(name) => write!(f, "rewrite all {name} in the version that is stored"),
+            Self::DropConversion { definition, .. } => {
+                write!(f, "have {definition} convert without a webhook")
+            }
             Self::DeleteObjects(name, cascade) => write!(f, "delete all {name} ({cascade:?})"),
             Self::DeleteDefinition(name) => write!(f, "delete CustomResourceDefinition/{name}"),
             Self::DeleteLease => f.write_str("delete the Lease"),
@@ -149,17 +159,23 @@ fn said(kind: &Kind) -> &'static str {
     kind.said
 }
 
-/// Whether an uninstall would delete objects: those of definitions that Helm owns and does not keep.
-pub fn check(seen: &Seen) -> Check {
-    let removed = |definition: &DefinitionSeen| definition.ownership.managed && !definition.ownership.kept;
+/// Whether an uninstall would delete objects: those of definitions that Helm owns and does not keep. Helm goes by its
+/// release's manifest, so whoever knows what that says tells with `crds_kept`; without, the live definitions have to do.
+pub fn check(seen: &Seen, crds_kept: Option<bool>) -> Check {
+    if let Some(blind) = seen.blind() {
+        return Check::Unknown(vec![blind.clone()]);
+    }
+    let removed = |definition: &DefinitionSeen| {
+        definition.ownership.managed && !crds_kept.unwrap_or(definition.ownership.kept)
+    };
+    let removed_by_name = |name: &String| {
+        seen.definitions.iter().any(|definition| definition.name == *name && removed(definition))
+    };
     let unlisted: Vec<(String, String)> = seen
-        .definitions
+        .unlisted
         .iter()
-        .filter(|definition| removed(definition) && !seen.objects.contains_key(&definition.name))
-        .map(|definition| {
-            let why = seen.unreadable.iter().find(|(what, _)| what.contains(&definition.name));
-            (definition.name.clone(), why.map(|(_, why)| why.clone()).unwrap_or_default())
-        })
+        .filter(|(name, _)| removed_by_name(name))
+        .map(|(name, why)| (format!("objects of {name}"), why.clone()))
         .collect();
     let (risked, kept): (Vec<_>, Vec<_>) =
         remaining(seen).into_iter().partition(|(definition, _)| removed(definition));
@@ -178,7 +194,7 @@ pub fn check(seen: &Seen) -> Check {
 /// The steps that remove Kruise.
 ///
 /// # Errors
-/// Objects would go that nobody has agreed to lose.
+/// Objects would go that nobody has agreed to lose, or it is not known what there is.
 pub fn plan(
     seen: &Seen,
     installation: &Installation,
@@ -186,16 +202,31 @@ pub fn plan(
     cascade: Cascade,
     confirmed: bool,
 ) -> Result<Cleanup, Refusal> {
+    let unreadable =
+        |(what, why): (&String, &String)| Refusal::Unreadable { what: what.clone(), why: why.clone() };
+    if let Some((what, why)) = seen.blind() {
+        return Err(unreadable((what, why)));
+    }
     if mode == Mode::Purge && !confirmed {
         let all: Vec<Remaining> = remaining(seen).into_iter().map(|(_, remaining)| remaining).collect();
         if !all.is_empty() {
             return Err(Refusal::Objects(all));
         }
-        if let Some((what, why)) = seen.unreadable.first() {
-            return Err(Refusal::Unreadable { what: what.clone(), why: why.clone() });
+        let unread = seen.unreadable.iter().map(|(what, why)| (what, why)).chain(&seen.unlisted).next();
+        if let Some(unread) = unread {
+            return Err(unreadable(unread));
         }
     }
     let mut cleanup = Cleanup::default();
+    // Without the webhook nothing could be listed once the manager is gone, not even to be deleted.
+    let unsafe_to_drop = |definition: &DefinitionSeen| {
+        let by_webhook = matches!(definition.conversion, ConversionSeen::Webhook { .. });
+        by_webhook && !definition.old_versions().is_empty() && !definition.deleting && mode != Mode::Purge
+    };
+    if seen.manager.leader.is_some() {
+        let old = seen.definitions.iter().filter(|definition| unsafe_to_drop(definition));
+        cleanup.steps.extend(old.map(|definition| Step::Migrate(definition.name.clone())));
+    }
     let configurations =
         || seen.configurations.iter().map(|it| Step::DeleteConfiguration(it.configuration, it.name.clone()));
     cleanup.steps.extend(configurations());
@@ -211,14 +242,13 @@ pub fn plan(
     for definition in &seen.definitions {
         let name = || definition.name.clone();
         let by_webhook = matches!(definition.conversion, ConversionSeen::Webhook { .. });
-        // Without it nothing could be listed once the manager is gone, not even to be deleted.
-        let safe = definition.old_versions().is_empty();
-        if by_webhook && (safe || definition.deleting || mode == Mode::Purge) {
-            cleanup.steps.push(Step::DropConversion(name()));
+        if by_webhook && !(unsafe_to_drop(definition) && seen.manager.leader.is_none()) {
+            let anyway = definition.deleting || mode == Mode::Purge;
+            cleanup.steps.push(Step::DropConversion { definition: name(), anyway });
         } else if by_webhook {
             cleanup.warnings.push(format!(
-                "{} keeps its conversion webhook, because objects may be stored as {}: without a manager they cannot \
-                 be read; run `crds migrate` while one runs",
+                "{} keeps its conversion webhook, because objects may be stored as {} and no manager runs: without one \
+                 they cannot be read; start one and run `crds migrate`",
                 definition.title(),
                 definition.old_versions().join(", ")
             ));

@@ -14,7 +14,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kruise_api::cloneset::v1beta1::CloneSet;
 use kruise_webhook::certs;
-use kruise_webhook::configure::{self, CONVERSION_CRDS, Configuration, Target};
+use kruise_webhook::configure::{self, CONVERSION_CRDS, CONVERSION_DROPPED, Configuration, Target};
 use kube::Client;
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
@@ -28,9 +28,9 @@ use crate::installation::{
     CLUSTER_OBJECTS, DEPLOYMENT, Installation, NAMESPACE_LABEL, NAMESPACE_LABEL_VALUE, Release, kind_of,
 };
 use crate::seen::{
-    Backend, CertificateSeen, ConfigurationSeen, ConversionSeen, DefinitionSeen, HELM, Held, MANAGED_BY,
-    ManagerSeen, NamespaceSeen, ObjectRef, ObjectsSeen, Ownership, RELEASE_NAME, RELEASE_NAMESPACE, Seen,
-    ServiceName, ServiceSeen, Trial,
+    Backend, CertificateSeen, ConfigurationSeen, ConversionSeen, DEFINITIONS, DefinitionSeen, HELM, Held,
+    MANAGED_BY, ManagerSeen, NamespaceSeen, ObjectRef, ObjectsSeen, Ownership, RELEASE_NAME,
+    RELEASE_NAMESPACE, Seen, ServiceName, ServiceSeen, Trial,
 };
 
 /// Objects listed at once.
@@ -119,7 +119,7 @@ impl Look<'_> {
 
     async fn definitions(&mut self) {
         let listed = definitions_api(self.client.clone()).list(&ListParams::default()).await;
-        let all = self.read("customresourcedefinitions", listed).into_iter().flatten();
+        let all = self.read(DEFINITIONS, listed).into_iter().flatten();
         let found: Vec<_> = all.filter_map(|definition| DefinitionSeen::of(&definition)).collect();
         self.seen.definitions = found.into_iter().filter(|found| kind_of(&found.name).is_some()).collect();
     }
@@ -133,7 +133,7 @@ impl Look<'_> {
                 // No longer served: there is nothing left.
                 Err(error) if is_absent(&error) => {}
                 Err(error) => {
-                    self.seen.unreadable.push((format!("objects of {}", definition.name), error.to_string()));
+                    self.seen.unlisted.insert(definition.name.clone(), error.to_string());
                 }
             }
         }
@@ -366,14 +366,16 @@ struct Finalizers<'a> {
 
 #[derive(Debug, Serialize)]
 struct ConversionPatch<'a> {
-    metadata: VersionOnly<'a>,
+    metadata: VersionAndMarks<'a>,
     spec: ConversionSpec,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct VersionOnly<'a> {
+struct VersionAndMarks<'a> {
     resource_version: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<&'a str, &'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -399,7 +401,7 @@ pub async fn repair(client: &Client, installation: &Installation, repair: &Repai
         }
         Repair::PointConversion { definition } => point_conversion(client, installation, definition).await,
         Repair::DropConversion { definition, resource_version } => {
-            drop_conversion(client, definition, resource_version).await
+            drop_conversion(client, definition, resource_version, false).await
         }
         Repair::ApplyDefinition { definition } => {
             apply(client, installation, definition, false).await.map(drop)
@@ -434,9 +436,16 @@ pub(crate) async fn delete_configuration(
     configurations_api(client.clone(), configuration).delete(name, &params).await.map(drop)
 }
 
-pub(crate) async fn drop_conversion(client: &Client, definition: &str, version: &str) -> kube::Result<()> {
+/// Has a definition convert without a webhook; `for_now`, until a manager runs again.
+pub(crate) async fn drop_conversion(
+    client: &Client,
+    definition: &str,
+    version: &str,
+    for_now: bool,
+) -> kube::Result<()> {
+    let annotations = for_now.then_some((CONVERSION_DROPPED, "true")).into_iter().collect();
     let patch = ConversionPatch {
-        metadata: VersionOnly { resource_version: version },
+        metadata: VersionAndMarks { resource_version: version, annotations },
         spec: ConversionSpec { conversion: NoConversion { strategy: "None", webhook: None } },
     };
     let api = definitions_api(client.clone());
@@ -480,7 +489,8 @@ pub async fn apply(
             // An apply cannot take a clause away that another wrote, so what it would come to is what is sent.
             return Ok((Some(live.clone()), Some(ours)));
         }
-        drop_conversion(client, name, live.metadata.resource_version.as_deref().unwrap_or_default()).await?;
+        let version = live.metadata.resource_version.as_deref().unwrap_or_default();
+        drop_conversion(client, name, version, false).await?;
     }
     let body = applied(&ours, live.as_ref(), installation);
     let params = PatchParams { dry_run, ..PatchParams::apply(FIELD_MANAGER).force() };

@@ -162,6 +162,7 @@ pub fn findings(seen: &Seen, installation: &Installation, now: Timestamp) -> Vec
             repairs: Vec::new(),
         });
     }
+    found.extend(look.unlisted());
     for configuration in &seen.configurations {
         found.extend(look.configuration(configuration));
     }
@@ -192,6 +193,39 @@ impl Look<'_> {
             namespace: self.installation.namespace.clone(),
             name: self.installation.service.clone(),
         }
+    }
+
+    /// Objects that could not be listed. Those of a kind that is not built here are nobody's business here, and those that
+    /// somebody would have to convert first can be listed once a manager runs.
+    fn unlisted(&self) -> Vec<Finding> {
+        let of = |(name, why): (&String, &String)| {
+            let definition = self.seen.definitions.iter().find(|it| it.name == *name);
+            let built = kruise_api::crd::all().iter().any(|it| it.metadata.name.as_ref() == Some(name));
+            let unanswered = definition.is_some_and(|definition| match &definition.conversion {
+                ConversionSeen::Webhook { backend, .. } => {
+                    matches!(self.backend(backend.as_ref()), Reach::Gone(_) | Reach::Silent(_))
+                }
+                ConversionSeen::Relabel => false,
+            });
+            let (severity, remedy) = if !built {
+                (Severity::Note, "this build does nothing with them".to_owned())
+            } else if unanswered {
+                (Severity::HealsAtStart, "they can be listed when a manager converts them".to_owned())
+            } else {
+                (
+                    Severity::Human,
+                    "grant the right to list them, or repair what keeps them from it".to_owned(),
+                )
+            };
+            Finding {
+                severity,
+                object: format!("objects of {name}"),
+                problem: format!("cannot be listed: {why}"),
+                remedy,
+                repairs: Vec::new(),
+            }
+        };
+        self.seen.unlisted.iter().map(of).collect()
     }
 
     /// What is wrong with asking this backend, and whether somebody answers there.
@@ -276,7 +310,9 @@ impl Look<'_> {
             Some(0) => "scale the manager up".to_owned(),
             Some(_) => "see why the manager is not ready".to_owned(),
         };
-        format!("{start}; until then `cleanup --mode=keep` takes the webhooks away and leaves all else")
+        format!(
+            "{start}; or have `cleanup --mode=keep` take the webhooks away, which leaves objects and pods"
+        )
     }
 
     /// The garbage collector deletes what is owned by a Namespace that is another by now.

@@ -25,6 +25,9 @@ pub enum MigrateError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The API server answered with something else than the definition.
+    #[error("the answer about {0} is no definition")]
+    Nameless(String),
     /// Objects were not rewritten; the old versions are still remembered.
     #[error("{refused} objects were not rewritten, the first, {first}: {why}")]
     Refused {
@@ -99,6 +102,26 @@ pub async fn migrate(client: &Client, definition: &DefinitionSeen) -> Result<usi
         .await
         .map_err(api_error(format!("forget the old versions of {}", definition.name)))?;
     Ok(count)
+}
+
+/// Has a definition store its objects in another of its versions from now on; what is stored stays as it is.
+///
+/// # Errors
+/// The API server's answer.
+pub async fn store_as(
+    client: &Client,
+    definition: &DefinitionSeen,
+    version: &str,
+) -> Result<DefinitionSeen, MigrateError> {
+    let api = definitions_api(client.clone());
+    let what = || format!("store {} as {version}", definition.name);
+    let mut live = api.get(&definition.name).await.map_err(api_error(what()))?;
+    for one in &mut live.spec.versions {
+        one.storage = one.name == version;
+    }
+    let stored =
+        api.replace(&definition.name, &PostParams::default(), &live).await.map_err(api_error(what()))?;
+    DefinitionSeen::of(&stored).ok_or_else(|| MigrateError::Nameless(definition.name.clone()))
 }
 
 /// Writes an object as it is: the API server stores it in the version it stores now.

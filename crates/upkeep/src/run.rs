@@ -25,7 +25,7 @@ use crate::cluster::{
 use crate::definitions;
 use crate::findings::{Finding, Repair, Severity, Verdict, findings};
 use crate::installation::{DEPLOYMENT, Installation};
-use crate::migrate::migrate;
+use crate::migrate::{migrate, store_as};
 use crate::seen::{DefinitionSeen, Held, Seen};
 
 /// How long a cleanup waits for pods and objects to go.
@@ -108,20 +108,28 @@ impl Upkeep {
         findings(&seen, &self.installation, (self.clock)())
     }
 
-    /// Says whether an uninstall would take objects with it. Exit code 5 if it would.
-    pub async fn cleanup_check(&self) -> Report {
-        let (lines, last, exit_code): (Vec<String>, _, u8) = match cleanup::check(&self.look().await) {
+    /// Says whether an uninstall would take objects with it; `crds_kept` is what the release's manifest says of the
+    /// definitions. Exit code 5 if it would, or if that cannot be told.
+    pub async fn cleanup_check(&self, crds_kept: Option<bool>) -> Report {
+        let checked = cleanup::check(&self.look().await, crds_kept);
+        let (lines, last, exit_code): (Vec<String>, _, u8) = match checked {
             Check::Clean => (Vec::new(), "cluster is clean, ready to delete kruise", 0),
             Check::Kept(kept) => {
                 let lines = kept.iter().map(ToString::to_string).collect();
-                (lines, "their definitions stay, and so do they", 0)
+                let last = if crds_kept.is_some() {
+                    "their definitions stay, and so do they"
+                } else {
+                    "their definitions say that they stay, and so do they then; Helm goes by its own manifest"
+                };
+                (lines, last, 0)
             }
             Check::AtRisk(risked) => {
                 let lines = risked.iter().map(ToString::to_string).collect();
                 (lines, "the uninstall would delete them with their definitions", 5)
             }
             Check::Unknown(unlisted) => {
-                let lines = unlisted.iter().map(|(what, why)| format!("cannot list {what}: {why}")).collect();
+                let lines =
+                    unlisted.iter().map(|(what, why)| format!("cannot look at {what}: {why}")).collect();
                 (lines, "so it cannot be told what the uninstall would delete", 5)
             }
         };
@@ -158,8 +166,16 @@ impl Upkeep {
                 let _ = writeln!(text, "would {step}");
                 continue;
             }
-            let told = self.take(step).await.with_context(|| format!("cannot {step}"))?;
-            let _ = writeln!(text, "done: {step}{told}");
+            match self.take(step).await {
+                Ok(told) => {
+                    let _ = writeln!(text, "done: {step}{told}");
+                }
+                // Whoever keeps the objects can mend this later, and is not to be held up by it now.
+                Err(error) if may_fail(step, mode) => {
+                    let _ = writeln!(text, "note: cannot {step}: {error:#}");
+                }
+                Err(error) => return Err(error.context(format!("cannot {step}"))),
+            }
         }
         Ok(Report { text, exit_code: 0 })
     }
@@ -172,9 +188,19 @@ impl Upkeep {
             }
             Step::StopManager => self.stop_manager().await?,
             Step::RemoveFinalizers(name) => return self.remove_all_finalizers(name).await,
-            Step::DropConversion(name) => {
+            Step::Migrate(name) => {
                 let Some(definition) = self.definition(name).await? else { return Ok(String::new()) };
-                absent_is_done(drop_conversion(&self.client, name, &definition.resource_version).await)?;
+                return Ok(format!(" ({})", migrate(&self.client, &definition).await?));
+            }
+            Step::DropConversion { definition: name, anyway } => {
+                let Some(definition) = self.definition(name).await? else { return Ok(String::new()) };
+                let old = definition.old_versions().join(", ");
+                if !old.is_empty() && !anyway {
+                    bail!("objects may be stored as {old}, and could not be read");
+                }
+                absent_is_done(
+                    drop_conversion(&self.client, name, &definition.resource_version, true).await,
+                )?;
             }
             Step::DeleteObjects(name, cascade) => return self.delete_objects(name, *cascade).await,
             Step::DeleteDefinition(name) => {
@@ -215,7 +241,9 @@ impl Upkeep {
         let none = Patch::Merge(Scale { spec: Replicas { replicas: 0 } });
         absent_is_done(api.patch_scale(DEPLOYMENT, &PatchParams::default(), &none).await.map(drop))?;
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let managers = ListParams::default().labels(MANAGER_PODS);
+        // One that was evicted, or ended with its node, stays until somebody clears it away, and does nothing any more.
+        let managers =
+            ListParams::default().labels(MANAGER_PODS).fields("status.phase!=Failed,status.phase!=Succeeded");
         wait("the manager's pods to end", async || Ok(pods.list_metadata(&managers).await?.items.len())).await
     }
 
@@ -351,15 +379,39 @@ impl Upkeep {
         Ok(Report { text, exit_code: if dry_run && differ { 3 } else { 0 } })
     }
 
-    /// Rewrites objects in the version that is stored now. Exit code 4 if some could not be.
+    /// Rewrites objects in the version that is stored now, or has them stored as `to` where that is served, which is how to
+    /// go back to an OpenKruise that knows no newer one. Exit code 4 if some could not be.
     ///
     /// # Errors
     /// The definitions cannot be listed.
-    pub async fn crds_migrate(&self, dry_run: bool) -> anyhow::Result<Report> {
+    pub async fn crds_migrate(&self, dry_run: bool, to: Option<&str>) -> anyhow::Result<Report> {
         let (mut text, mut failed) = (String::new(), false);
         let listed = definitions_api(self.client.clone()).list(&ListParams::default()).await?;
         let known = listed.items.iter().filter_map(DefinitionSeen::of);
-        for definition in known.filter(|it| crate::installation::kind_of(&it.name).is_some()) {
+        for mut definition in known.filter(|it| crate::installation::kind_of(&it.name).is_some()) {
+            // Only what this build converts can be stored in another version than the one it prefers.
+            let other = to.filter(|to| {
+                **to != *definition.storage && definition.served.contains(*to) && is_built(&definition)
+            });
+            if let Some(to) = other {
+                let name = &definition.name;
+                if dry_run {
+                    let _ = writeln!(
+                        text,
+                        "{name}: would store objects as {to}, rewrite all and forget {}",
+                        definition.storage
+                    );
+                    continue;
+                }
+                match store_as(&self.client, &definition, to).await {
+                    Ok(stored) => definition = stored,
+                    Err(error) => {
+                        failed = true;
+                        let _ = writeln!(text, "{name}: {error}");
+                        continue;
+                    }
+                }
+            }
             let (name, old) = (&definition.name, definition.old_versions().join(", "));
             let line = if old.is_empty() {
                 format!("{name}: all objects are stored as {}", definition.storage)
@@ -382,6 +434,15 @@ impl Upkeep {
     }
 }
 
+/// Whether a cleanup goes on although this could not be done.
+fn may_fail(step: &Step, mode: Mode) -> bool {
+    match step {
+        Step::Migrate(_) | Step::DropConversion { anyway: false, .. } => true,
+        Step::RemoveFinalizers(_) => mode == Mode::Orphan,
+        _ => false,
+    }
+}
+
 /// Waits until nothing of it is left.
 async fn wait(what: &str, mut left: impl AsyncFnMut() -> kube::Result<usize>) -> anyhow::Result<()> {
     let begun = Instant::now();
@@ -395,6 +456,10 @@ async fn wait(what: &str, mut left: impl AsyncFnMut() -> kube::Result<usize>) ->
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+fn is_built(definition: &DefinitionSeen) -> bool {
+    kruise_api::crd::all().iter().any(|it| it.metadata.name.as_deref() == Some(&definition.name))
 }
 
 fn absent_is_done(done: kube::Result<()>) -> kube::Result<()> {

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::installation::{Release, is_own_finalizer};
 
+/// The resource of definitions.
+pub(crate) const DEFINITIONS: &str = "customresourcedefinitions";
 /// Annotation of what Helm leaves in place when it uninstalls.
 const RESOURCE_POLICY: &str = "helm.sh/resource-policy";
 /// Annotation of Helm's objects: the release.
@@ -34,16 +36,30 @@ pub struct Seen {
     pub definitions: Vec<DefinitionSeen>,
     /// Their objects, by definition; a definition is absent where they could not be listed.
     pub objects: BTreeMap<String, ObjectsSeen>,
+    /// Why objects could not be listed, by definition.
+    pub unlisted: BTreeMap<String, String>,
     /// The manager.
     pub manager: ManagerSeen,
     /// Certificate chain and host of the installation's Secret, if it holds one.
     pub certificate: Option<CertificateSeen>,
     /// Other objects that a Helm release has to own: with whom they belong to.
     pub owned: Vec<(ObjectRef, Ownership)>,
-    /// What could not be looked at, and why.
+    /// What else could not be looked at, and why.
     pub unreadable: Vec<(String, String)>,
     /// A CloneSet on trial.
     pub trial: Trial,
+}
+
+impl Seen {
+    /// Why it is not known what there is of Kruise, if it is not: without the definitions, or without what would be asked
+    /// about them, nothing that follows from them can be told.
+    pub fn blind(&self) -> Option<&(String, String)> {
+        let needed = |what: &str| {
+            what == DEFINITIONS
+                || Configuration::ALL.iter().any(|configuration| what == configuration.plural())
+        };
+        self.unreadable.iter().find(|(what, _)| needed(what))
+    }
 }
 
 /// What came of having the API server admit a CloneSet that is not stored.
@@ -108,7 +124,7 @@ pub struct Ownership {
     pub managed: bool,
     /// The release it names.
     pub release: Option<Release>,
-    /// Helm leaves it in place.
+    /// It says that Helm leaves it in place. Helm goes by its release's manifest, which may say something else.
     pub kept: bool,
 }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kruise_sandbox::clock::{self, WallClock};
 use kruise_sandbox::controllers;
@@ -13,7 +13,7 @@ use kruise_sandbox::server::{Config, Server};
 use kruise_upkeep::cleanup::{Cascade, Mode};
 use kruise_upkeep::installation::{Installation, Release};
 use kruise_upkeep::run::{Report, Upkeep};
-use kruise_webhook::configure::{self, Configuration, ENTRIES, OwnerNamespace, Target};
+use kruise_webhook::configure::{self, CONVERSION_DROPPED, Configuration, ENTRIES, OwnerNamespace, Target};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::{Client, Resource, ResourceExt};
@@ -268,16 +268,16 @@ async fn objects_of_an_old_version_are_rewritten_and_the_version_is_forgotten() 
     let told = cluster.preflight().await;
     Cluster::clean(&told);
     assert!(told.text.contains("3 objects may still be stored as v1alpha1"), "{}", told.text);
-    let dry = cluster.upkeep.crds_migrate(true).await.unwrap();
+    let dry = cluster.upkeep.crds_migrate(true, None).await.unwrap();
     assert!(dry.text.contains("would rewrite all objects as v1beta1"), "{}", dry.text);
     cluster.server.reset_requests();
-    let done = cluster.upkeep.crds_migrate(false).await.unwrap();
+    let done = cluster.upkeep.crds_migrate(false, None).await.unwrap();
     assert!(done.text.contains("rewrote 3 objects as v1beta1, forgot v1alpha1"), "{}", done.text);
     assert_eq!(cluster.server.writes(Some("upkeep")), 4, "one for each object, and one to forget");
     let live = cluster.definitions().get(PULL_JOBS).await.unwrap();
     assert_eq!(live.status.unwrap().stored_versions, Some(vec!["v1beta1".to_owned()]));
     cluster.server.reset_requests();
-    cluster.upkeep.crds_migrate(false).await.unwrap();
+    cluster.upkeep.crds_migrate(false, None).await.unwrap();
     assert_eq!(cluster.server.writes(Some("upkeep")), 0, "once is enough");
 }
 
@@ -292,7 +292,7 @@ async fn an_object_that_cannot_be_rewritten_keeps_its_version_remembered() {
         .await
         .unwrap();
     cluster.configurations(None).await;
-    let done = cluster.upkeep.crds_migrate(false).await.unwrap();
+    let done = cluster.upkeep.crds_migrate(false, None).await.unwrap();
     assert_eq!(done.exit_code, 4, "{}", done.text);
     assert!(
         done.text.contains("default/web") && done.text.contains("failed calling webhook"),
@@ -426,6 +426,91 @@ async fn after_an_orphaning_cleanup_nothing_keeps_objects_from_being_deleted() {
     assert!(cluster.clone_sets().get_opt("web").await.unwrap().is_some());
 }
 
+/// With a manager that leads, and CloneSets some of which may be stored as v1alpha1.
+async fn taken_over() -> Cluster {
+    let cluster = installed().await;
+    let stored = json!({"status": {"storedVersions": ["v1alpha1", "v1beta1"]}});
+    let params = PatchParams::default();
+    cluster.definitions().patch_status(CLONE_SETS, &params, &Patch::Merge(stored)).await.unwrap();
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), "kruise-system");
+    let now = (cluster.upkeep.clock)().to_string();
+    let leads = json!({"spec": {"holderIdentity": "m", "leaseDurationSeconds": 15, "renewTime": now}});
+    leases.patch("kruise-manager", &params, &Patch::Merge(leads)).await.unwrap();
+    cluster
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_migrated_cluster_is_cleaned_up_nothing_waits_for_a_conversion() {
+    let cluster = taken_over().await;
+    // Here nobody answers them, where a manager leads somebody does.
+    for configuration in Configuration::ALL {
+        let api = cluster.configuration_api(configuration);
+        api.delete(configuration.name(), &DeleteParams::default()).await.unwrap();
+    }
+    // What was evicted stays, and is no manager that runs.
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "kruise-system");
+    let evicted = json!({
+        "metadata": {"name": "evicted", "labels": {"control-plane": "controller-manager"}},
+        "spec": {"nodeName": "gone", "containers": [{"name": "manager", "image": "x"}]}
+    });
+    create(&pods, evicted).await;
+    let failed = json!({"status": {"phase": "Failed", "reason": "Evicted"}});
+    pods.patch_status("evicted", &PatchParams::default(), &Patch::Merge(failed)).await.unwrap();
+    for _ in 0..2 {
+        let done = cluster.upkeep.cleanup(Mode::Orphan, Cascade::Background, false, false).await.unwrap();
+        assert!(done.exit_code == 0 && !done.text.contains("note: "), "{}", done.text);
+    }
+    let live = cluster.definitions().get(CLONE_SETS).await.unwrap();
+    assert_eq!(live.spec.conversion.unwrap().strategy, "None");
+    assert_eq!(live.status.unwrap().stored_versions, Some(vec!["v1beta1".to_owned()]));
+    let marked = |name: &'static str| {
+        let api = cluster.definitions();
+        async move { api.get(name).await.unwrap().annotations().contains_key(CONVERSION_DROPPED) }
+    };
+    assert!(marked(CLONE_SETS).await, "so that a manager that runs again converts again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_rewritten_holds_no_uninstall_up() {
+    let cluster = taken_over().await;
+    let done = cluster.upkeep.cleanup(Mode::Orphan, Cascade::Background, false, false).await.unwrap();
+    assert_eq!(done.exit_code, 0, "{}", done.text);
+    for told in ["note: cannot rewrite all clonesets", "note: cannot have clonesets"] {
+        assert!(done.text.contains(told), "{told} is not in {}", done.text);
+    }
+    let live = cluster.definitions().get(CLONE_SETS).await.unwrap();
+    assert_eq!(live.spec.conversion.unwrap().strategy, "Webhook", "or those of v1alpha1 would be lost");
+    let jobs = cluster.objects("ImagePullJob", "imagepulljobs", "default");
+    assert!(jobs.get("pull").await.unwrap().finalizers().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_are_stored_in_the_older_version_again_before_going_back_to_openkruise() {
+    let cluster = Cluster::defined().await;
+    create(&cluster.objects("ImagePullJob", "imagepulljobs", "default"), pull_job("a")).await;
+    // Without a manager there is nobody to convert; these are the same in both.
+    let relabel = json!({"spec": {"conversion": {"strategy": "None", "webhook": null}}});
+    cluster.patch_definition(PULL_JOBS, relabel).await;
+    let dry = cluster.upkeep.crds_migrate(true, Some("v1alpha1")).await.unwrap();
+    assert!(
+        dry.text.contains("imagepulljobs.apps.kruise.io: would store objects as v1alpha1"),
+        "{}",
+        dry.text
+    );
+    let done = cluster.upkeep.crds_migrate(false, Some("v1alpha1")).await.unwrap();
+    assert_eq!(done.exit_code, 0, "{}", done.text);
+    assert!(done.text.contains("rewrote 1 objects as v1alpha1, forgot v1beta1"), "{}", done.text);
+    for definition in cluster.definitions().list(&ListParams::default()).await.unwrap() {
+        let stored = definition.status.unwrap().stored_versions.unwrap();
+        let serves = definition.spec.versions.iter().any(|version| version.name == "v1alpha1");
+        assert!(!serves || stored == ["v1alpha1"], "{:?} stores {stored:?}", definition.metadata.name);
+    }
+    // And once more the other way, as an upgrade does.
+    assert_eq!(cluster.upkeep.crds_apply().await.unwrap().exit_code, 0);
+    let done = cluster.upkeep.crds_migrate(false, None).await.unwrap();
+    assert!(done.text.contains("rewrote 1 objects as v1beta1, forgot v1alpha1"), "{}", done.text);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_purge_takes_objects_and_definitions_and_an_installation_can_follow() {
     let cluster = installed().await;
@@ -443,21 +528,22 @@ async fn a_purge_takes_objects_and_definitions_and_an_installation_can_follow() 
 #[tokio::test(start_paused = true)]
 async fn a_look_before_an_uninstall_tells_what_helm_would_take() {
     let cluster = installed().await;
-    let kept = cluster.upkeep.cleanup_check().await;
+    let kept = cluster.upkeep.cleanup_check(None).await;
     assert_eq!(kept.exit_code, 0, "{}", kept.text);
-    assert!(kept.text.contains("their definitions stay"), "{}", kept.text);
+    assert!(kept.text.contains("their definitions say that they stay"), "{}", kept.text);
     cluster
         .patch_definition(
             CLONE_SETS,
             json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}}),
         )
         .await;
-    let risked = cluster.upkeep.cleanup_check().await;
+    let risked = cluster.upkeep.cleanup_check(None).await;
     assert_eq!(risked.exit_code, 5);
     assert!(risked.text.starts_with("there still exists some clonesets in the cluster"), "{}", risked.text);
     let policy = json!({"metadata": {"annotations": {"helm.sh/resource-policy": "keep"}}});
     cluster.patch_definition(CLONE_SETS, policy).await;
-    assert_eq!(cluster.upkeep.cleanup_check().await.exit_code, 0);
-    let empty = Cluster::new().upkeep.cleanup_check().await;
+    assert_eq!(cluster.upkeep.cleanup_check(None).await.exit_code, 0);
+    assert_eq!(cluster.upkeep.cleanup_check(Some(false)).await.exit_code, 5, "Helm does not look at it");
+    let empty = Cluster::new().upkeep.cleanup_check(None).await;
     assert_eq!(empty.text, "cluster is clean, ready to delete kruise\n");
 }

@@ -144,14 +144,22 @@ fn an_uninstall_deletes_no_object_and_no_definition_unless_told() {
         (commands(&objects, "kruise-finalizer"), verbs("kruise.io"), verbs("apiextensions"))
     };
     let (commands, objects, definitions) = of("hooks.preDelete.enabled=true");
-    assert_eq!(commands, ["cleanup --check", "cleanup --mode=orphan"]);
-    assert_eq!((objects, definitions), of_words(&["list", "patch"], &["get", "list", "patch"]));
+    assert_eq!(commands, ["cleanup --check --crds-kept=true", "cleanup --mode=orphan"]);
+    assert_eq!((objects, definitions), of_words(&["list", "patch", "update"], &["get", "list", "patch"]));
     let (commands, objects, definitions) = of("hooks.preDelete.mode=keep");
-    assert_eq!(commands, ["cleanup --check", "cleanup --mode=keep"]);
-    assert_eq!((objects, definitions), of_words(&["list"], &["get", "list", "patch"]));
+    assert_eq!(commands, ["cleanup --check --crds-kept=true", "cleanup --mode=keep"]);
+    assert_eq!((objects, definitions), of_words(&["list", "update"], &["get", "list", "patch"]));
     let (commands, objects, definitions) = of("hooks.preDelete.mode=check");
-    assert_eq!(commands, ["cleanup --check"]);
+    assert_eq!(commands, ["cleanup --check --crds-kept=true"]);
     assert_eq!((objects, definitions), of_words(&["list"], &["get", "list"]));
+    // What Helm goes by is the manifest: of definitions that it does not own, it takes none.
+    for (set, kept) in [
+        ("crds.keep=false", false),
+        ("crds.keep=false,crds.mode=none", true),
+        ("crds.keep=false,crds.managed=false", true),
+    ] {
+        assert_eq!(of(set).0[0], format!("cleanup --check --crds-kept={kept}"), "{set}");
+    }
     assert_eq!(of("hooks.preDelete.mode=purge").0, ["cleanup --mode=purge"]);
     assert_eq!(
         of("hooks.preDelete.mode=purge,hooks.preDelete.deleteCustomResources=true").0,

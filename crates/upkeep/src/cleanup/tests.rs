@@ -53,13 +53,34 @@ fn nothing_is_purged_without_consent_while_somebody_would_miss_it() {
 fn what_could_not_be_listed_is_not_purged_without_consent() {
     let mut blind = seen(0);
     blind.objects.remove(CLONE_SETS);
-    blind.unreadable.push((format!("objects of {CLONE_SETS}"), "conversion webhook failed".to_owned()));
+    blind.unlisted.insert(CLONE_SETS.to_owned(), "conversion webhook failed".to_owned());
     assert!(matches!(plan_of(&blind, Mode::Purge, false), Err(Refusal::Unreadable { .. })));
     let steps = plan_of(&blind, Mode::Purge, true).unwrap().steps;
     let at = |step: &Step| steps.iter().position(|one| one == step).unwrap();
-    let drop = at(&Step::DropConversion(CLONE_SETS.to_owned()));
+    let drop = at(&drop_conversion(true));
     let list = at(&Step::RemoveFinalizers(CLONE_SETS.to_owned()));
     assert!(drop < list, "with the conversion dead nothing can be listed: {steps:?}");
+}
+
+#[test]
+fn whoever_cannot_see_what_there_is_of_kruise_calls_nothing_clean_and_removes_nothing() {
+    for what in
+        ["customresourcedefinitions", "validatingwebhookconfigurations", "mutatingwebhookconfigurations"]
+    {
+        let unreadable = vec![(what.to_owned(), "try again".to_owned())];
+        let blind = Seen { unreadable: unreadable.clone(), ..Seen::default() };
+        assert_eq!(check(&blind, Some(true)), Check::Unknown(unreadable));
+        for mode in [Mode::Keep, Mode::Orphan, Mode::Purge] {
+            let refused = plan_of(&blind, mode, true).unwrap_err();
+            assert!(matches!(&refused, Refusal::Unreadable { what: told, .. } if told == what), "{refused}");
+        }
+    }
+    let elsewhere = vec![("Lease kruise-system/kruise-manager".to_owned(), "no".to_owned())];
+    assert!(plan_of(&Seen { unreadable: elsewhere, ..seen(1) }, Mode::Keep, false).is_ok());
+}
+
+fn drop_conversion(anyway: bool) -> Step {
+    Step::DropConversion { definition: CLONE_SETS.to_owned(), anyway }
 }
 
 #[test]
@@ -89,7 +110,7 @@ fn webhooks_go_first_and_once_more_when_the_manager_is_gone() {
 
 #[test]
 fn kept_objects_stay_readable_unless_some_are_stored_in_an_old_version() {
-    let drop = Step::DropConversion(CLONE_SETS.to_owned());
+    let drop = drop_conversion(false);
     let kept = plan_of(&seen(1), Mode::Keep, false).unwrap();
     assert!(kept.steps.contains(&drop) && kept.warnings.is_empty());
     let mut old = seen(1);
@@ -97,7 +118,15 @@ fn kept_objects_stay_readable_unless_some_are_stored_in_an_old_version() {
     let kept = plan_of(&old, Mode::Keep, false).unwrap();
     assert!(!kept.steps.contains(&drop));
     assert!(kept.warnings[0].contains("v1alpha1") && kept.warnings[0].contains("crds migrate"), "{kept:?}");
-    assert!(plan_of(&old, Mode::Purge, true).unwrap().steps.contains(&drop), "they only have to go");
+    assert!(
+        plan_of(&old, Mode::Purge, true).unwrap().steps.contains(&drop_conversion(true)),
+        "they only have to go"
+    );
+    old.manager.leader = Some("m".to_owned());
+    let migrated = plan_of(&old, Mode::Keep, false).unwrap();
+    assert_eq!(migrated.steps[0], Step::Migrate(CLONE_SETS.to_owned()), "while somebody converts them");
+    assert!(migrated.steps.contains(&drop) && migrated.warnings.is_empty(), "{migrated:?}");
+    assert!(!plan_of(&old, Mode::Purge, true).unwrap().steps.contains(&Step::Migrate(CLONE_SETS.to_owned())));
 }
 
 #[test]
@@ -139,15 +168,21 @@ fn objects_go_before_their_definitions_and_only_in_a_purge() {
 #[test]
 fn an_uninstall_is_at_risk_where_helm_deletes_definitions_with_objects() {
     let owned = |kept| Ownership { managed: true, release: None, kept };
-    assert_eq!(check(&seen(0)), Check::Clean);
+    assert_eq!(check(&seen(0), None), Check::Clean);
     let mut some = seen(1);
-    assert!(matches!(check(&some), Check::Kept(_)), "not Helm's");
+    assert!(matches!(check(&some, Some(false)), Check::Kept(_)), "not Helm's");
     some.definitions[0].ownership = owned(true);
-    assert!(matches!(check(&some), Check::Kept(_)));
+    assert!(matches!(check(&some, None), Check::Kept(_)));
+    assert!(
+        matches!(check(&some, Some(false)), Check::AtRisk(_)),
+        "annotated by hand, which Helm does not look at"
+    );
     some.definitions[0].ownership = owned(false);
-    let Check::AtRisk(risked) = check(&some) else { panic!() };
+    assert!(matches!(check(&some, Some(true)), Check::Kept(_)), "the annotation was taken off by hand");
+    let Check::AtRisk(risked) = check(&some, None) else { panic!() };
     assert_eq!((risked[0].said, risked[0].count), ("clonesets", 1));
     some.objects.remove(CLONE_SETS);
-    some.unreadable.push((format!("objects of {CLONE_SETS}"), "no".to_owned()));
-    assert_eq!(check(&some), Check::Unknown(vec![(CLONE_SETS.to_owned(), "no".to_owned())]));
+    some.unlisted.insert(CLONE_SETS.to_owned(), "no".to_owned());
+    let unknown = vec![(format!("objects of {CLONE_SETS}"), "no".to_owned())];
+    assert_eq!(check(&some, Some(false)), Check::Unknown(unknown));
 }

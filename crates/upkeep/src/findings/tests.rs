@@ -331,6 +331,23 @@ fn what_cannot_be_looked_at_is_never_called_clean() {
 }
 
 #[test]
+fn objects_that_cannot_be_listed_stop_an_install_only_where_neither_a_manager_nor_their_kind_explains_it() {
+    const CLONE_SETS: &str = "clonesets.apps.kruise.io";
+    let unlisted = |name: &str| [(name.to_owned(), "forbidden".to_owned())].into();
+    let foreign = Seen { unlisted: unlisted("daemonsets.apps.kruise.io"), ..healthy() };
+    only(&foreign, Severity::Note, "cannot be listed: forbidden");
+    let ours = Seen { unlisted: unlisted(CLONE_SETS), ..healthy() };
+    only(&ours, Severity::Human, "cannot be listed: forbidden");
+    // Nobody is there to convert them: the install that is about to come puts that right.
+    let mut silent = Seen { unlisted: unlisted(CLONE_SETS), ..healthy() };
+    silent.services.values_mut().for_each(|service| service.ready = 0);
+    let found = found(&silent);
+    let of = found.iter().find(|one| one.object.starts_with("objects of")).unwrap();
+    assert_eq!(of.severity, Severity::HealsAtStart);
+    assert_eq!(Verdict::of(&found, false).exit_code_before_install(), 0, "{found:?}");
+}
+
+#[test]
 fn the_worst_is_told_first() {
     let mut seen = healthy();
     seen.definitions[0].stored.insert(0, "v1alpha1".to_owned());
