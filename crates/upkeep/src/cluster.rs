@@ -13,6 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kruise_api::cloneset::v1beta1::CloneSet;
+use kruise_runtime::client::said;
 use kruise_webhook::certs;
 use kruise_webhook::configure::{self, CONVERSION_CRDS, CONVERSION_DROPPED, Configuration, Target};
 use kube::Client;
@@ -96,7 +97,7 @@ impl Look<'_> {
         match answer {
             Ok(found) => Some(found),
             Err(error) => {
-                self.seen.unreadable.push((what.into(), error.to_string()));
+                self.seen.unreadable.push((what.into(), said(&error)));
                 None
             }
         }
@@ -133,7 +134,7 @@ impl Look<'_> {
                 // No longer served: there is nothing left.
                 Err(error) if is_absent(&error) => {}
                 Err(error) => {
-                    self.seen.unlisted.insert(definition.name.clone(), error.to_string());
+                    self.seen.unlisted.insert(definition.name.clone(), said(&error));
                 }
             }
         }
@@ -319,8 +320,7 @@ pub async fn trial(client: &Client, seen: &Seen, installation: &Installation) ->
     };
     match tried {
         Ok(()) => Trial::Admitted,
-        Err(kube::Error::Api(status)) => Trial::Refused(status.message.clone()),
-        Err(other) => Trial::Refused(other.to_string()),
+        Err(error) => Trial::Refused(said(&error)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Storage-version migration: objects are rewritten in the version that is stored now, then the old ones are forgotten.
 
 use futures::StreamExt as _;
+use kruise_runtime::client::said;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde::Serialize;
@@ -17,7 +18,7 @@ const PARALLEL: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     /// The API server did not do what was asked.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", said(.source))]
     Api {
         /// What was attempted.
         what: String,
@@ -141,6 +142,6 @@ async fn rewrite(
         Ok(_) => Ok(()),
         // Gone, or written by somebody else meanwhile, which stored it anew as well.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        Err(error) => Err((format!("{}/{name}", namespace.unwrap_or_default()), error.to_string())),
+        Err(error) => Err((format!("{}/{name}", namespace.unwrap_or_default()), said(&error))),
     }
 }

@@ -11,6 +11,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kruise_api::keys;
+use kruise_runtime::client::said;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
@@ -88,8 +89,8 @@ impl Upkeep {
             for finding in &found {
                 for one in &finding.repairs {
                     let line = match repair(&self.client, &self.installation, one).await {
-                        Ok(()) => format!("repaired: {}", said(one)),
-                        Err(error) => format!("not repaired: {}: {error}", said(one)),
+                        Ok(()) => format!("repaired: {}", done(one)),
+                        Err(error) => format!("not repaired: {}: {}", done(one), said(&error)),
                     };
                     text.push_str(&line);
                     text.push('\n');
@@ -466,7 +467,7 @@ fn absent_is_done(done: kube::Result<()>) -> kube::Result<()> {
     done.or_else(|error| if is_absent(&error) { Ok(()) } else { Err(error) })
 }
 
-fn said(repair: &Repair) -> String {
+fn done(repair: &Repair) -> String {
     match repair {
         Repair::DeleteConfiguration { configuration, name, .. } => {
             format!("deleted {}/{name}", configuration.kind())
