@@ -63,11 +63,26 @@ impl Helm {
 
     /// What templates take the gates for: the answer of `kruise.gates`, which no object shows.
     pub(crate) fn gates(&self, more: &[&str]) -> Value {
-        let copy = std::env::temp_dir().join(format!("kruise-chart-{}", std::process::id()));
+        self.probe("gates", "{{- include \"kruise.gates\" . | nindent 2 }}", &[], more)
+    }
+
+    /// What Helm tells after an install, which `helm template` keeps to itself.
+    pub(crate) fn notes(&self, more: &[&str]) -> String {
+        let notes = fs::read_to_string(chart().join("templates/NOTES.txt")).unwrap();
+        let notes = format!("{{{{- define \"probe.notes\" }}}}{notes}{{{{- end }}}}\n");
+        let files = [("templates/_probe.tpl", notes.as_str())];
+        let data = self.probe("notes", " {text: {{ include \"probe.notes\" . | toJson }}}", &files, more);
+        data["text"].as_str().unwrap().to_owned()
+    }
+
+    /// The `data` of an object that a template makes in a copy of the chart, with files that this has besides.
+    fn probe(&self, name: &str, data: &str, files: &[(&str, &str)], more: &[&str]) -> Value {
+        let copy = std::env::temp_dir().join(format!("kruise-chart-{name}-{}", std::process::id()));
         copy_folder(&chart(), &copy);
-        let probe =
-            "kind: Probe\nmetadata: {name: gates}\ndata: {{- include \"kruise.gates\" . | nindent 2 }}\n";
-        fs::write(copy.join("templates/probe.yaml"), probe).unwrap();
+        let probe = format!("kind: Probe\nmetadata: {{name: {name}}}\ndata:{data}\n");
+        for (path, text) in files.iter().chain(&[("templates/probe.yaml", probe.as_str())]) {
+            fs::write(copy.join(path), text).unwrap();
+        }
         let mut command = Command::new(&self.0);
         command
             .args(["template", "kruise"])

@@ -96,6 +96,39 @@ fn rights_of_controllers_that_are_off_go_when_asked() {
 }
 
 #[test]
+fn notes_say_what_an_uninstall_deletes() {
+    let Some(helm) = Helm::find() else { return };
+    let (stay, warning) = ("CRDs and objects stay", "WARNING: uninstalling this release deletes");
+    for (set, stays, warns) in [
+        ("hooks.preDelete.mode=orphan", true, None),
+        ("hooks.preDelete.mode=off", true, None),
+        ("crds.mode=hook", true, None),
+        ("crds.keep=false", false, Some("the CRDs, and with them every CloneSet and its pods")),
+        ("hooks.preDelete.mode=purge", false, Some("the CRDs, whatever crds.keep says")),
+        (
+            "hooks.preDelete.mode=purge,hooks.preDelete.deleteCustomResources=true",
+            false,
+            Some("every object of Kruise and its pods"),
+        ),
+        (
+            "hooks.preDelete.mode=purge,hooks.preDelete.deleteCustomResources=true,crds.keep=false",
+            false,
+            Some("every object of Kruise and its pods"),
+        ),
+        ("hooks.preDelete.mode=purge,crds.mode=hook", false, Some("the CRDs, whatever crds.keep says")),
+        // No Job, so nothing is purged.
+        ("hooks.preDelete.mode=purge,hooks.preDelete.enabled=false", true, None),
+        ("hooks.preDelete.deleteCustomResources=true", true, None),
+    ] {
+        let notes = helm.notes(&["--set", set]);
+        assert_eq!(notes.contains(stay), stays, "{set}: {notes}");
+        assert_eq!(notes.matches(warning).count(), usize::from(warns.is_some()), "{set}: {notes}");
+        assert!(warns.is_none_or(|what| notes.contains(&format!("{warning} {what}"))), "{set}: {notes}");
+        assert!(!notes.contains("stay after it") || stays, "{set}: {notes}");
+    }
+}
+
+#[test]
 fn a_manager_that_gets_its_certificates_may_not_write_authorities() {
     let Some(helm) = Helm::find() else { return };
     let set = "--set=featureGates=EnableExternalCerts=true,externalCerts.annotations.inject=x";
