@@ -3,7 +3,7 @@
 use crate::helm::Helm;
 
 /// What is set, and what the refusal has to say.
-const REFUSALS: [(&str, &[&str]); 30] = [
+const REFUSALS: [(&str, &[&str]); 33] = [
     ("manager.replicas=two", &["'/manager/replicas'", "got string, want integer"]),
     ("manager.replcas=3", &["'/manager'", "'replcas' not allowed"]),
     ("managr.replicas=3", &["'managr' not allowed"]),
@@ -66,6 +66,18 @@ const REFUSALS: [(&str, &[&str]); 30] = [
         "featureGates=EnableExternalCerts=true,externalCerts.annotations.a=b,\
          webhookConfiguration.managedBy=manager",
         &["EnableExternalCerts is on and webhookConfiguration.managedBy is manager", "managedBy to chart"],
+    ),
+    (
+        "webhookConfiguration.managedBy=manager,webhookConfiguration.timeoutSeconds=10",
+        &["webhookConfiguration.timeoutSeconds is 10 and webhookConfiguration.managedBy is manager", "at 30"],
+    ),
+    (
+        "webhookConfiguration.managedBy=manager,webhookConfiguration.failurePolicy=Ignore",
+        &["webhookConfiguration.failurePolicy is Ignore and webhookConfiguration.managedBy", "at Fail"],
+    ),
+    (
+        "webhookConfiguration.managedBy=manager,webhookConfiguration.aksIntegration=true",
+        &["webhookConfiguration.aksIntegration is true and webhookConfiguration.managedBy", "at false"],
     ),
     (
         "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true,metrics.podMonitor.manager=true",
