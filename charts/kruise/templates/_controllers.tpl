@@ -1,8 +1,8 @@
 {{/*
 Which controllers are off, after refusing what cannot work, as the binary would: it would only say so once it starts.
 
-Answers YAML: `off`, names as --controllers takes them; `definitions`, the CRDs of those; `arguments`, what the manager is
-given beyond what it is given anyway.
+Answers YAML: `off`, names as --controllers takes them; `definitions`, the CRDs of those; `closed`, names of those that a gate
+keeps from running, whose webhooks stay; `arguments`, what the manager is given beyond what it is given anyway.
 */}}
 {{- define "kruise.controllers" -}}
 {{- $known := include "kruise.manager" . | fromYaml -}}
@@ -17,6 +17,7 @@ given beyond what it is given anyway.
 {{- end -}}
 
 {{- $off := list -}}
+{{- $closed := list -}}
 {{- $definitions := list -}}
 {{- $workers := list -}}
 {{- range $known.controllers -}}
@@ -25,6 +26,9 @@ given beyond what it is given anyway.
     {{- $off = append $off .flag -}}
     {{- $definitions = append $definitions .definition -}}
   {{- end -}}
+  {{- $open := true -}}
+  {{- range .gates }}{{ if not (get $gates.on .) }}{{ $open = false }}{{ end }}{{ end -}}
+  {{- if not $open }}{{ $closed = append $closed .flag }}{{ end -}}
   {{- $number := index $own "workers" -}}
   {{- if and (not (kindIs "invalid" $number)) (not .workers) -}}
     {{- printf "controllers.%s.workers: this controller has no such setting" .value | fail -}}
@@ -52,7 +56,7 @@ given beyond what it is given anyway.
 {{- if $off -}}
   {{- $arguments = prepend $arguments (printf "--controllers=*,-%s" (join ",-" (sortAlpha $off))) -}}
 {{- end -}}
-{{- dict "off" $off "definitions" $definitions "arguments" $arguments | toYaml -}}
+{{- dict "off" $off "closed" $closed "definitions" $definitions "arguments" $arguments | toYaml -}}
 {{- end -}}
 
 {{/*
@@ -65,7 +69,7 @@ Argument: list of the root context and the names of the controllers, as --contro
 {{- else -}}
   {{- $controllers := include "kruise.controllers" $root | fromYaml -}}
   {{- $runs := false -}}
-  {{- range rest . }}{{ if not (has . $controllers.off) }}{{ $runs = true }}{{ end }}{{ end -}}
+  {{- range rest . }}{{ if not (or (has . $controllers.off) (has . $controllers.closed)) }}{{ $runs = true }}{{ end }}{{ end -}}
   {{- if $runs }}true{{ end -}}
 {{- end -}}
 {{- end -}}

@@ -41,6 +41,8 @@ struct Controller {
     value: &'static str,
     flag: &'static str,
     definition: Option<&'static str>,
+    /// Gates that must all be on.
+    gates: Vec<&'static str>,
     workers: Option<String>,
 }
 
@@ -106,6 +108,7 @@ fn manager() -> Manager {
                 value: controller.name,
                 flag: controller.flag,
                 definition: controller.definition,
+                gates: names(controller.gates),
                 workers: controller.workers,
             })
             .collect(),

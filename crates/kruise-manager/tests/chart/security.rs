@@ -1,5 +1,6 @@
 //! Pods of the manager pass the restricted Pod Security profile, and rights are as few as the values allow.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use clap::Parser as _;
@@ -93,6 +94,62 @@ fn rights_of_controllers_that_are_off_go_when_asked() {
         assert!(!few.iter().any(|one| one == gone), "{gone} of {few:?}");
     }
     assert!(few.iter().any(|one| one == "apps.kruise.io/clonesets"), "{few:?}");
+}
+
+/// `group/resource verb` of every rule of the manager's role, and whether it has rights to the copies of pull secrets.
+fn rights(helm: &Helm, set: &str) -> (BTreeSet<String>, bool) {
+    let objects = helm.render(&["--set=rbac.perController=true", "--set", set]).unwrap();
+    let mut rights = BTreeSet::new();
+    let role = object(&objects, "ClusterRole", "kruise-manager-role").unwrap();
+    for rule in role["rules"].as_array().unwrap() {
+        let words = |field: &str| serde_json::from_value::<Vec<String>>(rule[field].clone()).unwrap();
+        for (group, verb) in
+            words("apiGroups").iter().flat_map(|it| words("verbs").into_iter().map(move |verb| (it, verb)))
+        {
+            rights.extend(words("resources").iter().map(|resource| format!("{group}/{resource} {verb}")));
+        }
+    }
+    (rights, object(&objects, "Role", "kruise-manager-secret-role").is_some())
+}
+
+#[test]
+fn rights_of_controllers_that_a_gate_keeps_from_running_go_when_asked() {
+    let Some(helm) = Helm::find() else { return };
+    let of_jobs = [
+        "/secrets get",
+        "apps.kruise.io/imagepulljobs/status patch",
+        "apps.kruise.io/imagelistpulljobs patch",
+    ];
+    // A node's NodeImage names copies of pull secrets for as long as these are there.
+    let of_nodes = ["/secrets list", "/secrets watch", "apps.kruise.io/nodeimages patch"];
+    let of_requests = ["apps.kruise.io/containerrecreaterequests patch"];
+    for (set, jobs, agents) in [
+        ("featureGates=ImagePullJobGate=true", true, true),
+        ("featureGates=PreDownloadImageForInPlaceUpdate=true", true, true),
+        ("featureGates=", false, true),
+        ("featureGateOverrides.ImagePullJobGate=false", false, true),
+        ("featureGates=ImagePullJobGate=true\\,KruiseDaemon=0", false, false),
+        ("featureGates=ImagePullJobGate=true\\,AllBeta=false", false, false),
+    ] {
+        let (rights, copies) = rights(&helm, set);
+        let has = |all: &[&str], wanted: bool| all.iter().all(|right| rights.contains(*right) == wanted);
+        assert!(has(&of_jobs, jobs) && copies == jobs, "{set}: {rights:?}");
+        assert!(has(&of_nodes, agents) && has(&of_requests, agents), "{set}: {rights:?}");
+        assert!(has(&["apps.kruise.io/clonesets/status patch"], true), "{set}: {rights:?}");
+    }
+}
+
+#[test]
+fn webhooks_of_controllers_that_a_gate_keeps_from_running_stay() {
+    let Some(helm) = Helm::find() else { return };
+    let webhooks = |set: &str| {
+        let objects = helm.render(&["--set", set]).unwrap();
+        ["Mutating", "Validating"].map(|kind| {
+            let name = format!("kruise-{}-webhook-configuration", kind.to_lowercase());
+            object(&objects, &format!("{kind}WebhookConfiguration"), &name).unwrap()["webhooks"].clone()
+        })
+    };
+    assert_eq!(webhooks("featureGates="), webhooks("featureGates=ImagePullJobGate=true"));
 }
 
 #[test]
