@@ -16,6 +16,7 @@ mod gates;
 mod helm;
 mod knowledge;
 mod nulls;
+mod pages;
 mod refusals;
 mod renders;
 mod security;
