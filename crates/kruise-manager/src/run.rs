@@ -117,6 +117,7 @@ pub async fn run(setup: Setup, client: kube::Client, stop: impl Future<Output = 
     let (stop_servers, servers_stop) = watch::channel(false);
     let mut tasks = Tasks::new();
 
+    metrics.show_leadership()?;
     let watches = Watches::new(client.clone(), &flags.namespace);
     metrics.registry().register(Box::new(watches.collector()?))?;
     let (events, writer) = EventRecorder::new("kruise-manager", 1024, Arc::clone(&clock));

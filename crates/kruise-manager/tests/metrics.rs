@@ -192,6 +192,37 @@ fn dashboard_and_alerts_name_documented_metrics_only() {
     }
 }
 
+#[test]
+fn panels_of_managers_leave_agents_out_that_export_the_same_metrics() {
+    let dashboard: Value = serde_json::from_str(&read("charts/kruise/dashboards/kruise.json")).unwrap();
+    let managers = r#"job=~"(.+/)?kruise-controller-manager""#;
+    let same = |name: &str| {
+        name.starts_with("process_") || ["kruise_build_info", "kruise_feature_enabled"].contains(&name)
+    };
+    let (mut row, mut seen) = ("", BTreeSet::new());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        if panel["type"] == "row" {
+            row = panel["title"].as_str().unwrap();
+        }
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let expression = target["expr"].as_str().unwrap();
+            if row != "Node agents" && metrics_in(expression).iter().any(|name| same(name)) {
+                assert!(expression.contains(managers), "{row}: {}: {expression}", panel["title"]);
+                seen.insert(panel["title"].as_str().unwrap());
+            }
+        }
+        if panel["title"] == "Replicas" {
+            let expression = panel["targets"][0]["expr"].as_str().unwrap();
+            assert!(expression.starts_with("count(kruise_manager_is_leader{"), "{expression}");
+        }
+    }
+    assert_eq!(seen, BTreeSet::from(["CPU", "Gates on", "Memory", "Restarts, 1 h", "Version"]));
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        let query = variable["query"]["query"].as_str().unwrap_or_default();
+        assert!(!metrics_in(query).iter().any(|name| same(name)), "{}: {query}", variable["name"]);
+    }
+}
+
 /// Literals in product code that look like names of metrics.
 fn in_sources(directory: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(directory).unwrap() {

@@ -42,12 +42,19 @@ impl Metrics {
         for (gate, enabled) in gates.iter() {
             features.with_label_values(&[gate.name(), gate.stage().as_str()]).set(i64::from(enabled));
         }
-        registry.register(Box::new(is_leader.clone()))?;
-        registry.register(Box::new(master_status.clone()))?;
         registry.register(Box::new(build))?;
         registry.register(Box::new(features))?;
         registry.register(Box::new(ProcessCollector::new()?))?;
         Ok(Self { registry, is_leader, master_status })
+    }
+
+    /// Also shows who leads. For processes that take part in an election: who counts these series counts replicas.
+    ///
+    /// # Errors
+    /// It is shown already.
+    pub fn show_leadership(&self) -> prometheus::Result<()> {
+        self.registry.register(Box::new(self.is_leader.clone()))?;
+        self.registry.register(Box::new(self.master_status.clone()))
     }
 
     /// Where other parts of the process register their metrics.
@@ -172,8 +179,10 @@ mod tests {
     }
 
     #[test]
-    fn leadership_is_shown_under_both_names() {
+    fn leadership_is_shown_under_both_names_where_there_is_an_election() {
         let metrics = metrics();
+        assert!(!metrics.render().contains("leader"), "{}", metrics.render());
+        metrics.show_leadership().unwrap();
         metrics.set_leader("kruise-manager", false);
         assert!(metrics.render().contains("\nkruise_manager_is_leader 0\n"));
         metrics.set_leader("kruise-manager", true);

@@ -1,5 +1,6 @@
 //! Starts and ends of the agent and of what it follows.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -105,6 +106,41 @@ async fn ask(address: &str, path: &str) -> Option<(String, String)> {
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     Some((head.lines().next().unwrap().to_owned(), body.to_owned()))
+}
+
+/// Metrics that the page names, and the heading under which it does.
+fn documented() -> BTreeMap<String, String> {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md")).unwrap();
+    let (mut heading, mut found) = (String::new(), BTreeMap::new());
+    for line in page.lines() {
+        if let Some(text) = line.strip_prefix("## ").or(line.strip_prefix("### ")) {
+            text.clone_into(&mut heading);
+        } else if let Some(name) = line.strip_prefix("| `").and_then(|rest| rest.split_once('`')) {
+            found.insert(name.0.to_owned(), heading.clone());
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn the_agent_exports_what_the_page_says_and_takes_no_part_in_elections() {
+    let mut world = World::new().await;
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    world.start(&[&format!("--addr={address}")]);
+    world.until("it serves", async || ask(&address, "/metrics").await.is_some()).await;
+    let (_, text) = ask(&address, "/metrics").await.unwrap();
+    let documented = documented();
+    let names: Vec<_> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    for common in ["kruise_build_info", "kruise_feature_enabled", "process_open_fds", "workqueue_depth"] {
+        assert!(names.contains(&common), "{common}: {names:?}");
+    }
+    for name in names {
+        let told = documented.get(name).unwrap_or_else(|| panic!("{name} is not documented"));
+        let common = ["kruise_build_info", "kruise_feature_enabled"].contains(&name);
+        let of_agents = ["Controllers", "Process", "Node agent"].contains(&told.as_str());
+        assert!(common || of_agents, "{name} is told of below {told:?} only, as the manager's");
+    }
 }
 
 #[tokio::test]
