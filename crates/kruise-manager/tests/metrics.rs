@@ -223,6 +223,22 @@ fn panels_of_managers_leave_agents_out_that_export_the_same_metrics() {
     }
 }
 
+#[test]
+fn failures_of_webhooks_are_looked_for_in_verdicts_because_their_http_status_is_200() {
+    let dashboard: Value = serde_json::from_str(&read("charts/kruise/dashboards/kruise.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let panel = panels.iter().find(|panel| panel["title"] == "Not answered with 200").unwrap();
+    let alerts: Value = serde_yaml_ng::from_str(&read("charts/kruise/alerts/kruise.yaml")).unwrap();
+    let rules = alerts["groups"][0]["rules"].as_array().unwrap();
+    let alert = rules.iter().find(|rule| rule["alert"] == "KruiseWebhookFailing").unwrap();
+    for (expression, codes) in
+        [(&panel["targets"][0]["expr"], r#"code!="200""#), (&alert["expr"], r#"code=~"5..""#)]
+    {
+        let expression = expression.as_str().unwrap();
+        assert!(expression.contains(&format!("kruise_webhook_verdicts_total{{{codes}")), "{expression}");
+    }
+}
+
 /// Literals in product code that look like names of metrics.
 fn in_sources(directory: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(directory).unwrap() {
