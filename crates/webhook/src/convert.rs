@@ -77,6 +77,11 @@ pub fn answer(
     Ok(Value::Object(answer))
 }
 
+/// Whether an answer has the objects that were asked for.
+pub fn succeeded(answer: &Value) -> bool {
+    answer.pointer("/response/result/status").and_then(Value::as_str) == Some("Success")
+}
+
 fn convert_one(
     object: Value,
     desired: &str,

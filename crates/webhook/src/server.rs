@@ -77,10 +77,13 @@ pub enum ServeError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// The `controller_runtime_webhook_*` metrics.
+/// The `controller_runtime_webhook_*` metrics, and what those cannot tell.
 #[derive(Clone, Debug)]
 pub struct WebhookMetrics {
     requests: IntCounterVec,
+    /// Admission is answered with HTTP 200 whatever is decided, and so is a conversion that failed: the code of the
+    /// former says nothing of these.
+    verdicts: IntCounterVec,
     latency: HistogramVec,
     in_flight: IntGaugeVec,
     panics: IntCounter,
@@ -97,6 +100,13 @@ impl WebhookMetrics {
                 Opts::new(
                     "controller_runtime_webhook_requests_total",
                     "Total number of admission requests by HTTP status code.",
+                ),
+                &["webhook", "code"],
+            )?,
+            verdicts: IntCounterVec::new(
+                Opts::new(
+                    "kruise_webhook_verdicts_total",
+                    "Reviews answered, by the status code inside the answer.",
                 ),
                 &["webhook", "code"],
             )?,
@@ -120,16 +130,23 @@ impl WebhookMetrics {
             )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.verdicts.clone()))?;
         registry.register(Box::new(metrics.latency.clone()))?;
         registry.register(Box::new(metrics.in_flight.clone()))?;
         registry.register(Box::new(metrics.panics.clone()))?;
         for path in paths {
-            metrics.requests.with_label_values(&[path, "200"]);
-            metrics.requests.with_label_values(&[path, "500"]);
+            for code in ["200", "500"] {
+                metrics.requests.with_label_values(&[path, code]);
+                metrics.verdicts.with_label_values(&[path, code]);
+            }
             metrics.latency.with_label_values(&[path]);
             metrics.in_flight.with_label_values(&[path]);
         }
         Ok(metrics)
+    }
+
+    fn decided(&self, path: &str, code: u16) {
+        self.verdicts.with_label_values(&[path, code.to_string().as_str()]).inc();
     }
 
     async fn measure(&self, path: &str, answer: impl Future<Output = Response<Body>>) -> Response<Body> {
@@ -311,8 +328,12 @@ async fn admit(State(app): State<Arc<App>>, request: Request<Body>) -> Response<
 }
 
 async fn review(app: &App, route: &Route, request: Request<Body>) -> Response<Body> {
+    let answer = |version, uid: &str, original: Option<&Value>, verdict: Verdict| {
+        app.metrics.decided(&route.path, review::code_of(&verdict));
+        json(&review::encode(version, uid, original, verdict))
+    };
+    let refuse = |verdict| answer(ReviewVersion::V1, "", None, verdict);
     let content_type = content_type(&request);
-    let refuse = |verdict| json(&review::encode(ReviewVersion::V1, "", None, verdict));
     if !review::is_json(&content_type) {
         return refuse(Verdict::error(400, DecodeError::ContentType(content_type).to_string()));
     }
@@ -333,38 +354,42 @@ async fn review(app: &App, route: &Route, request: Request<Body>) -> Response<Bo
         error!(webhook = route.path, message, "webhook handler panicked");
         Verdict::error(500, message)
     });
-    json(&review::encode(version, &uid, original.as_ref(), verdict))
+    answer(version, &uid, original.as_ref(), verdict)
 }
 
 async fn convert(State(app): State<Arc<App>>, request: Request<Body>) -> Response<Body> {
     let answer = async {
-        let body = match read(request.into_body(), CONVERSION_LIMIT, app.limits.body).await {
-            Ok(body) => body,
-            Err(refused) => {
-                let status = StatusCode::from_u16(refused.code()).unwrap_or(StatusCode::BAD_REQUEST);
-                return text(status, &refused.to_string());
-            }
+        let (response, converted) = match converted(&app, request).await {
+            Ok(answer) => (json(&answer), crate::convert::succeeded(&answer)),
+            Err((status, message)) => (text(status, &message), false),
         };
-        let converter = Arc::clone(&app.router.convert);
-        let panics = app.metrics.panics.clone();
-        let guarded = move |object: Value, desired: &str| {
-            std::panic::catch_unwind(AssertUnwindSafe(|| converter(object, desired))).unwrap_or_else(
-                |panic| {
-                    panics.inc();
-                    let message = panic_message(panic.as_ref());
-                    error!(message, "conversion panicked");
-                    Err(message)
-                },
-            )
-        };
-        // A list of thousands takes a while and must not hold up admission.
-        match tokio::task::spawn_blocking(move || crate::convert::answer(&body, &guarded)).await {
-            Ok(Ok(answer)) => json(&answer),
-            Ok(Err(malformed)) => text(StatusCode::BAD_REQUEST, &malformed.to_string()),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-        }
+        app.metrics.decided(CONVERT_PATH, if converted { 200 } else { 500 });
+        response
     };
     app.metrics.measure(CONVERT_PATH, answer).await
+}
+
+/// The answered review, or the status and text for a client that sent something else.
+async fn converted(app: &App, request: Request<Body>) -> Result<Value, (StatusCode, String)> {
+    let body = read(request.into_body(), CONVERSION_LIMIT, app.limits.body).await.map_err(|refused| {
+        let status = StatusCode::from_u16(refused.code()).unwrap_or(StatusCode::BAD_REQUEST);
+        (status, refused.to_string())
+    })?;
+    let converter = Arc::clone(&app.router.convert);
+    let panics = app.metrics.panics.clone();
+    let guarded = move |object: Value, desired: &str| {
+        std::panic::catch_unwind(AssertUnwindSafe(|| converter(object, desired))).unwrap_or_else(|panic| {
+            panics.inc();
+            let message = panic_message(panic.as_ref());
+            error!(message, "conversion panicked");
+            Err(message)
+        })
+    };
+    // A list of thousands takes a while and must not hold up admission.
+    let answer = tokio::task::spawn_blocking(move || crate::convert::answer(&body, &guarded)).await;
+    answer
+        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+        .map_err(|malformed| (StatusCode::BAD_REQUEST, malformed.to_string()))
 }
 
 /// Why a body was not read.

@@ -38,6 +38,9 @@ async fn start(limits: Limits) -> Running {
                 if object["slow"] == true {
                     tokio::time::sleep(Duration::from_millis(300)).await;
                 }
+                if let Some(code) = object["refuse"].as_u64() {
+                    return Verdict::error(u16::try_from(code).unwrap(), "asked to");
+                }
                 object["spec"] = json!({"replicas": 1});
                 Verdict::patched(object)
             }
@@ -99,6 +102,17 @@ impl Running {
         };
         family.get_metric().iter().find(of_code).unwrap().get_counter().get_value()
     }
+
+    /// How often which code was decided for a path.
+    fn verdicts(&self, path: &str) -> Vec<(String, String)> {
+        let families = self.registry.gather();
+        let family = families.iter().find(|it| it.name() == "kruise_webhook_verdicts_total").unwrap();
+        let of = |metric: &prometheus::proto::Metric, key: &str| {
+            metric.get_label().iter().find(|label| label.name() == key).unwrap().value().to_owned()
+        };
+        let series = family.get_metric().iter().filter(|metric| of(metric, "webhook") == path);
+        series.map(|it| (of(it, "code"), it.get_counter().get_value().to_string())).collect()
+    }
 }
 
 fn request(path: &str, content_type: &str, body: impl Into<Bytes>) -> Request<http_body_util::Full<Bytes>> {
@@ -117,6 +131,17 @@ fn review_of(object: &Value) -> String {
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {"uid": "u", "operation": "CREATE", "object": object}
+    })
+    .to_string()
+}
+
+/// A review of one object with these fields.
+fn conversion_of(fields: &Value) -> String {
+    let mut object = json!({"apiVersion": "apps.kruise.io/v1alpha1", "kind": "CloneSet"});
+    object.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview",
+        "request": {"uid": "u", "desiredAPIVersion": "apps.kruise.io/v1beta1", "objects": [object]}
     })
     .to_string()
 }
@@ -176,15 +201,35 @@ async fn conversion_answers_malformed_bodies_400_and_panics_with_a_failure() {
     let server = start(Limits::default()).await;
     assert_eq!(server.send("/convert", "application/json", "{}").await.0, 400);
     for (bad, status) in [(false, "Success"), (true, "Failure")] {
-        let object = json!({"apiVersion": "apps.kruise.io/v1alpha1", "kind": "CloneSet", "panic": bad});
-        let body = json!({
-            "apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview",
-            "request": {"uid": "u", "desiredAPIVersion": "apps.kruise.io/v1beta1", "objects": [object]}
-        });
-        let (code, body) = server.send("/convert", "application/json", body.to_string()).await;
+        let body = conversion_of(&json!({"panic": bad}));
+        let (code, body) = server.send("/convert", "application/json", body).await;
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((code, &body["response"]["result"]["status"]), (StatusCode::OK, &json!(status)));
     }
+}
+
+#[tokio::test]
+async fn what_was_decided_is_counted_although_every_answer_is_200() {
+    let server = start(Limits::default()).await;
+    let counted = |path: &str, codes: &[(&str, &str)]| {
+        let expected: Vec<_> = codes.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        assert_eq!(server.verdicts(path), expected);
+    };
+    counted(PATH, &[("200", "0"), ("500", "0")]);
+    counted(CONVERT_PATH, &[("200", "0"), ("500", "0")]);
+    for object in
+        [json!({}), json!({}), json!({"refuse": 403}), json!({"refuse": 422}), json!({"panic": true})]
+    {
+        server.review(review_of(&object)).await;
+    }
+    server.review("{").await;
+    server.review(vec![b' '; ADMISSION_LIMIT + 1]).await;
+    counted(PATH, &[("200", "2"), ("400", "1"), ("403", "1"), ("413", "1"), ("422", "1"), ("500", "1")]);
+    for panics in [false, true] {
+        server.send(CONVERT_PATH, "application/json", conversion_of(&json!({"panic": panics}))).await;
+    }
+    assert_eq!(server.send(CONVERT_PATH, "application/json", "{}").await.0, 400);
+    counted(CONVERT_PATH, &[("200", "1"), ("500", "2")]);
 }
 
 #[tokio::test]
