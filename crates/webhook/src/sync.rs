@@ -3,7 +3,7 @@
 //! Every replica runs it. A pass reads everything, writes what differs, and is repeated when anything changes;
 //! conflicts between replicas end in another pass. A new authority is published before it is served with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +70,13 @@ pub enum SyncError {
     /// The certificates are somebody else's business, and they are not there yet.
     #[error("external certificate: {0}")]
     External(String),
+}
+
+impl SyncError {
+    fn is_forbidden(&self) -> bool {
+        let Self::Api { source, .. } = self else { return false };
+        matches!(source.as_ref(), kube::Error::Api(status) if status.code == 403)
+    }
 }
 
 fn api_error(what: impl Into<String>) -> impl FnOnce(kube::Error) -> SyncError {
@@ -142,6 +149,8 @@ pub struct Syncer {
     surroundings: Surroundings,
     /// Since when which configuration is missing.
     missing: BTreeMap<&'static str, Timestamp>,
+    /// The configurations that may not be given an owner.
+    unowned: BTreeSet<&'static str>,
 }
 
 impl fmt::Debug for Syncer {
@@ -178,6 +187,7 @@ impl Syncer {
             served: None,
             surroundings,
             missing: BTreeMap::new(),
+            unowned: BTreeSet::new(),
         };
         (syncer, receiver)
     }
@@ -399,18 +409,29 @@ impl Syncer {
                 return Ok(Pass::Holding);
             }
         }
-        let Some(wanted) = configure::desired(configuration, &self.entries, live.as_ref(), target, owner)
-        else {
+        let owner = owner.filter(|_| !self.unowned.contains(name));
+        let entries = self.entries.clone();
+        let desired = |owner| configure::desired(configuration, &entries, live.as_ref(), target, owner);
+        let Some(wanted) = desired(owner) else {
             return Ok(Pass::Settled);
         };
         self.ready.send_replace(false);
-        let wanted: DynamicObject =
-            serde_json::from_value(wanted).map_err(|source| SyncError::Shape { what: name, source })?;
-        let params = PostParams::default();
-        if live.is_some() {
-            api.replace(name, &params, &wanted).await.map_err(api_error(format!("update {name}")))?;
+        let written = write(&api, name, wanted, live.is_some()).await;
+        if owner.is_some() && live.is_some() && written.as_ref().is_err_and(SyncError::is_forbidden) {
+            // The admission plugin OwnerReferencesPermissionEnforcement lets only those change owners who may delete the
+            // object. A foreign role may not have that right, and nothing but an uninstall misses the owner.
+            let wanted = desired(None);
+            let settled = wanted.is_none();
+            if let Some(wanted) = wanted {
+                write(&api, name, wanted, true).await?;
+            }
+            self.unowned.insert(name);
+            info!(name, "the Namespace may not own a webhook configuration: no right to delete that");
+            if settled {
+                return Ok(Pass::Settled);
+            }
         } else {
-            api.create(&params, &wanted).await.map_err(api_error(format!("create {name}")))?;
+            written?;
         }
         self.repaired(name, live.is_some());
         info!(name, "repaired a webhook configuration");
@@ -522,6 +543,23 @@ async fn read(api: &Api<DynamicObject>, name: &'static str) -> Result<Option<Val
         return Ok(None);
     };
     serde_json::to_value(object).map(Some).map_err(|source| SyncError::Shape { what: name, source })
+}
+
+async fn write(
+    api: &Api<DynamicObject>,
+    name: &'static str,
+    wanted: Value,
+    existed: bool,
+) -> Result<(), SyncError> {
+    let wanted: DynamicObject =
+        serde_json::from_value(wanted).map_err(|source| SyncError::Shape { what: name, source })?;
+    let params = PostParams::default();
+    if existed {
+        api.replace(name, &params, &wanted).await.map_err(api_error(format!("update {name}")))?;
+    } else {
+        api.create(&params, &wanted).await.map_err(api_error(format!("create {name}")))?;
+    }
+    Ok(())
 }
 
 /// Says so whenever the object changes. A watch that cannot be kept is only slower: passes repeat anyway.

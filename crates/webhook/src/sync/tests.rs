@@ -13,6 +13,8 @@ use super::*;
 const SECRET: &str = "/api/v1/namespaces/kruise-system/secrets/kruise-webhook-certs";
 const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/\
                         kruise-mutating-webhook-configuration";
+const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/\
+                          kruise-validating-webhook-configuration";
 const NAMESPACE: &str = "/api/v1/namespaces/kruise-system";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/kruise-system/deployments/kruise-controller-manager";
 const CRD: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/clonesets.apps.kruise.io";
@@ -25,7 +27,11 @@ struct FakeApi {
     /// Seconds that have passed.
     clock: Arc<AtomicI64>,
     dirs: Arc<Dirs>,
+    /// Writes that are answered 403: the live object, if any, and what shall become of it.
+    refuses: Arc<Mutex<Option<Refusal>>>,
 }
+
+type Refusal = fn(Option<&Value>, &Value) -> bool;
 
 /// The certificate directories of the replicas, removed at the end.
 #[derive(Default)]
@@ -94,10 +100,17 @@ impl FakeApi {
             }
             _ => {}
         }
+        if self.refuses.lock().unwrap().is_some_and(|refuses| refuses(objects.get(&path), &new)) {
+            return status(403, "Forbidden");
+        }
         let version = *self.writes.lock().unwrap();
         new["metadata"]["resourceVersion"] = json!(version.to_string());
         objects.insert(path, new.clone());
         (200, new)
+    }
+
+    fn refuse(&self, refuses: Refusal) {
+        *self.refuses.lock().unwrap() = Some(refuses);
     }
 
     fn put(&self, path: &str, object: Value) {
@@ -316,6 +329,39 @@ async fn a_conflict_is_an_error_and_the_next_pass_takes_what_the_other_wrote() {
         while syncer.pass().await.ok() != Some(Pass::Settled) {}
     }
     assert_eq!(first.served, second.served);
+}
+
+#[tokio::test]
+async fn who_may_not_set_an_owner_publishes_all_the_same() {
+    fn owners(object: &Value) -> Option<&Value> {
+        object.pointer("/metadata/ownerReferences")
+    }
+    for rendered in [true, false] {
+        let api = empty_chart();
+        if rendered {
+            for (path, name) in
+                [(MUTATING, configure::MUTATING_NAME), (VALIDATING, configure::VALIDATING_NAME)]
+            {
+                api.put(path, json!({"metadata": {"name": name, "resourceVersion": "0"}, "webhooks": []}));
+            }
+        } else {
+            // Right but for the owner.
+            settle(&mut api.replica(|_| {}).0).await;
+        }
+        api.home(NAMESPACE, false);
+        // As the admission plugin OwnerReferencesPermissionEnforcement does without the right to delete the object.
+        api.refuse(|live, new| live.is_some_and(|live| owners(live) != owners(new)));
+        let (mut syncer, ready) = api.replica(|_| {});
+        while syncer.pass().await.unwrap() != Pass::Settled {}
+        assert!(*ready.borrow());
+        assert_eq!(owners(&api.get(MUTATING)), None);
+        let ca = &api.get(SECRET)["data"]["ca-cert.pem"];
+        assert_eq!(&api.get(MUTATING)["webhooks"][0]["clientConfig"]["caBundle"], ca);
+        // It is not asked for time and again.
+        let writes = *api.writes.lock().unwrap();
+        assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
+        assert_eq!(*api.writes.lock().unwrap(), writes);
+    }
 }
 
 type Change = fn(&FakeApi);
