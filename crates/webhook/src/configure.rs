@@ -354,6 +354,24 @@ pub fn desired(
     (live != Some(&result)).then_some(result)
 }
 
+/// Whether what is published of an own entry differs in one of `fields` from what shall be, or is missing.
+pub fn differs(
+    configuration: Configuration,
+    entries: &[Entry],
+    live: Option<&Value>,
+    wanted: &Value,
+    fields: &[&str],
+) -> bool {
+    let own = entries.iter().filter(|entry| entry.configuration == configuration);
+    let of = |object: &Value, entry: &Entry| {
+        let webhooks =
+            object.get("webhooks").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let found = find(webhooks, entry)?;
+        Some(fields.iter().map(|field| found.get(*field).cloned()).collect::<Vec<_>>())
+    };
+    own.into_iter().any(|entry| live.and_then(|live| of(live, entry)) != of(wanted, entry))
+}
+
 /// The entries of the annotation; none when it is absent, empty or broken.
 fn template_of(live: &Value) -> Vec<Value> {
     let text = live.pointer("/metadata/annotations/template").and_then(Value::as_str).unwrap_or_default();

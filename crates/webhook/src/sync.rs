@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 use crate::certs::{self, CertError, CertState, CertStore, SecretData};
 use crate::configure::{self, Configuration, ConversionCrd, Entry, OwnerNamespace, Target};
 use crate::files;
+use crate::local::CONVERT_PATH;
 use crate::options::WebhookOptions;
 use crate::removal::Surroundings;
 use crate::server::stopped;
@@ -93,6 +94,45 @@ pub enum Pass {
     Repaired,
     /// Something is missing that may be meant to be.
     Holding,
+}
+
+/// An object that a pass left as it was.
+#[derive(Debug)]
+struct Unwritten {
+    error: SyncError,
+    /// Requests may be worse off for it.
+    matters: bool,
+}
+
+impl From<SyncError> for Unwritten {
+    fn from(error: SyncError) -> Self {
+        Self { error, matters: true }
+    }
+}
+
+/// What a pass has come to so far. One object that cannot be written stops no other.
+#[derive(Debug)]
+struct Tally {
+    pass: Pass,
+    failed: Option<SyncError>,
+    /// Something that requests depend on was not put right.
+    wrong: bool,
+}
+
+impl Tally {
+    fn add(&mut self, outcome: Result<Pass, Unwritten>) {
+        match outcome {
+            Ok(pass) => self.pass = self.pass.max(pass),
+            Err(Unwritten { error, matters }) => {
+                self.wrong |= matters;
+                if self.failed.is_some() {
+                    warn!(%error, "webhook objects are not right");
+                } else {
+                    self.failed = Some(error);
+                }
+            }
+        }
+    }
 }
 
 /// What the loop tells about itself.
@@ -270,7 +310,7 @@ impl Syncer {
             return Ok(Pass::Settled);
         }
         let now = (self.now)();
-        let (data, mut pass) = self.certificate(now).await?;
+        let (data, pass) = self.certificate(now).await?;
         // A certificate that is there already has been published before.
         let published = pass == Pass::Settled;
         if !self.store.is_set() {
@@ -282,26 +322,25 @@ impl Syncer {
             host: self.options.host.clone().map(|host| (host, self.options.port)),
             ca_bundle: base64::engine::general_purpose::STANDARD.encode(certs::bundle(&data, now)?),
         };
+        let mut tally = Tally { pass, failed: None, wrong: false };
         for configuration in Configuration::ALL {
             let patience = if published { PATIENCE } else { SignedDuration::ZERO };
-            pass = pass.max(self.configure(configuration, &target, found.owner.as_ref(), patience).await?);
+            tally.add(self.configure(configuration, &target, found.owner.as_ref(), patience).await);
         }
         for crd in self.crds.clone() {
-            if self.convert(&crd, &target).await? {
-                pass = pass.max(Pass::Repaired);
-            }
+            tally.add(self.convert(&crd, &target).await);
         }
         let ca = |data: &SecretData| data.get(certs::CA_CERT).cloned();
         let same_ca = self.served.as_ref().map(ca) == Some(ca(&data));
-        if same_ca || pass == Pass::Settled {
+        if same_ca || (tally.pass == Pass::Settled && !tally.wrong) {
             self.serve(&data, now).await?;
         }
         self.kept = Some(data);
         // Who waits with what was deleted goes on answering: conversion does not depend on it.
-        if pass != Pass::Holding {
+        if tally.pass != Pass::Holding && !tally.wrong {
             self.ready.send_replace(true);
         }
-        Ok(pass)
+        tally.failed.map_or(Ok(tally.pass), Err)
     }
 
     async fn serve(&mut self, data: &SecretData, now: Timestamp) -> Result<(), SyncError> {
@@ -365,7 +404,10 @@ impl Syncer {
                 None => certs::generate(stored.as_ref(), &host, now, false)?,
             },
         };
-        self.ready.send_replace(false);
+        // What is served and trusted already stays so, wherever it is stored.
+        if self.served.as_ref() != Some(&made) {
+            self.ready.send_replace(false);
+        }
         let files = made.iter().map(|(key, value)| (key.clone(), ByteString(value.clone())));
         let existed = secret.is_some();
         if let Some(mut secret) = secret {
@@ -397,7 +439,7 @@ impl Syncer {
         target: &Target,
         owner: Option<&OwnerNamespace>,
         patience: SignedDuration,
-    ) -> Result<Pass, SyncError> {
+    ) -> Result<Pass, Unwritten> {
         let (api, name) = (self.configurations(configuration), configuration.name());
         let live = read(&api, name).await?;
         if live.is_some() {
@@ -415,7 +457,13 @@ impl Syncer {
         let Some(wanted) = desired(owner) else {
             return Ok(Pass::Settled);
         };
-        self.ready.send_replace(false);
+        let differs =
+            |fields: &[&str]| configure::differs(configuration, &entries, live.as_ref(), &wanted, fields);
+        let matters = differs(&["clientConfig", "rules"]);
+        if matters {
+            self.ready.send_replace(false);
+        }
+        let unwritten = |error| Unwritten { error, matters };
         let written = write(&api, name, wanted, live.is_some()).await;
         if owner.is_some() && live.is_some() && written.as_ref().is_err_and(SyncError::is_forbidden) {
             // The admission plugin OwnerReferencesPermissionEnforcement lets only those change owners who may delete the
@@ -423,7 +471,7 @@ impl Syncer {
             let wanted = desired(None);
             let settled = wanted.is_none();
             if let Some(wanted) = wanted {
-                write(&api, name, wanted, true).await?;
+                write(&api, name, wanted, true).await.map_err(unwritten)?;
             }
             self.unowned.insert(name);
             info!(name, "the Namespace may not own a webhook configuration: no right to delete that");
@@ -431,25 +479,30 @@ impl Syncer {
                 return Ok(Pass::Settled);
             }
         } else {
-            written?;
+            written.map_err(unwritten)?;
         }
         self.repaired(name, live.is_some());
         info!(name, "repaired a webhook configuration");
         Ok(Pass::Repaired)
     }
 
-    async fn convert(&self, crd: &ConversionCrd, target: &Target) -> Result<bool, SyncError> {
+    async fn convert(&self, crd: &ConversionCrd, target: &Target) -> Result<Pass, Unwritten> {
         let api = self.crds();
         // A CRD that is not installed has nothing to convert.
-        let Some(live) = read(&api, crd.name).await? else { return Ok(false) };
-        let Some(patch) = configure::crd_patch(&live, &self.crds, target) else { return Ok(false) };
-        self.ready.send_replace(false);
+        let Some(live) = read(&api, crd.name).await? else { return Ok(Pass::Settled) };
+        let Some(patch) = configure::crd_patch(&live, &self.crds, target) else { return Ok(Pass::Settled) };
+        let client = live.pointer("/spec/conversion/webhook/clientConfig");
+        let matters = client != Some(&target.client_config(CONVERT_PATH));
+        if matters {
+            self.ready.send_replace(false);
+        }
         api.patch(crd.name, &PatchParams::default(), &Patch::<DynamicObject>::Json(patch))
             .await
-            .map_err(api_error(format!("update CRD {}", crd.name)))?;
+            .map_err(api_error(format!("update CRD {}", crd.name)))
+            .map_err(|error| Unwritten { error, matters })?;
         self.repaired(crd.name, true);
         info!(name = crd.name, "repaired the conversion of a CRD");
-        Ok(true)
+        Ok(Pass::Repaired)
     }
 
     /// Serves what somebody else made, as soon as everything published trusts it. Writes nothing.

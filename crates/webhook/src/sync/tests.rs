@@ -364,6 +364,69 @@ async fn who_may_not_set_an_owner_publishes_all_the_same() {
     }
 }
 
+fn code_of(error: &SyncError) -> u16 {
+    let SyncError::Api { source, .. } = error else { panic!("{error}") };
+    let kube::Error::Api(status) = source.as_ref() else { panic!("{error}") };
+    status.code
+}
+
+#[tokio::test]
+async fn a_refused_write_stops_no_other_and_is_told() {
+    let api = empty_chart();
+    // Refuses what comes first, and makes it impossible to be ready.
+    api.refuse(|_, new| new["metadata"]["name"] == configure::MUTATING_NAME);
+    let (mut syncer, ready) = api.replica(|_| {});
+    assert_eq!(code_of(&syncer.pass().await.unwrap_err()), 403);
+    assert!(!*ready.borrow() && !api.has(MUTATING));
+    let ca = &api.get(SECRET)["data"]["ca-cert.pem"];
+    assert_eq!(&api.get(VALIDATING)["webhooks"][0]["clientConfig"]["caBundle"], ca);
+    assert_eq!(&api.get(CRD)["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"], ca);
+    api.refuse(|_, _| false);
+    api.wait(10);
+    settle(&mut syncer).await;
+    assert!(*ready.borrow());
+}
+
+#[tokio::test]
+async fn replicas_stay_in_the_service_when_only_what_requests_do_not_see_differs() {
+    let api = empty_chart();
+    let (mut first, _ready) = api.replica(|_| {});
+    settle(&mut first).await;
+    let good = api.get(MUTATING);
+    let changed = |change: fn(&mut Value)| {
+        let mut object = good.clone();
+        change(&mut object);
+        object
+    };
+    let rows: [(Value, bool); 5] = [
+        (changed(|it| it["metadata"]["annotations"]["template"] = json!("")), true),
+        (changed(|it| it["webhooks"][0]["sideEffects"] = json!("Unknown")), true),
+        (changed(|it| it["webhooks"][0]["clientConfig"]["caBundle"] = json!("Cg==")), false),
+        (changed(|it| it["webhooks"][0]["rules"] = json!([])), false),
+        (changed(|it| it["webhooks"] = json!([])), false),
+    ];
+    api.refuse(|_, _| true);
+    for (live, stays) in rows {
+        // One that runs, and one that starts.
+        api.put(MUTATING, good.clone());
+        let (mut running, ready) = api.replica(|_| {});
+        assert_eq!(running.pass().await.unwrap(), Pass::Settled);
+        let (mut starting, started) = api.replica(|_| {});
+        api.put(MUTATING, live.clone());
+        for syncer in [&mut running, &mut starting] {
+            assert_eq!(code_of(&syncer.pass().await.unwrap_err()), 403, "{live}");
+        }
+        assert_eq!((*ready.borrow(), *started.borrow()), (stays, stays), "{live}");
+    }
+    // The Secret is no part of a request either.
+    api.put(MUTATING, good);
+    let (mut running, ready) = api.replica(|_| {});
+    assert_eq!(running.pass().await.unwrap(), Pass::Settled);
+    api.remove(SECRET);
+    assert_eq!(code_of(&running.pass().await.unwrap_err()), 403);
+    assert!(*ready.borrow());
+}
+
 type Change = fn(&FakeApi);
 
 /// Every way in which an installation is on its way out, given one that runs.
