@@ -44,8 +44,10 @@ const DISCARDED_LIMIT: usize = 32 * 1024 * 1024;
 pub struct Limits {
     /// For the TLS handshake.
     pub handshake: Duration,
-    /// For the first request of a connection, and for the headers of each.
+    /// For the headers of the first request of a connection.
     pub headers: Duration,
+    /// From one answer to the headers of the next request.
+    pub idle: Duration,
     /// For the body of a request.
     pub body: Duration,
     /// For requests in flight once the server is told to stop.
@@ -57,6 +59,9 @@ impl Default for Limits {
         Self {
             handshake: Duration::from_secs(10),
             headers: Duration::from_secs(20),
+            // API servers keep a connection for 90 s (Go's IdleConnTimeout) and are to be the ones who close it: a request
+            // that meets the close on its way fails, and with the failure policy Fail so does what the user asked for.
+            idle: Duration::from_secs(100),
             body: Duration::from_secs(30),
             drain: Duration::from_mins(1),
         }
@@ -294,7 +299,8 @@ async fn connection(
         tower::ServiceExt::oneshot(service.clone(), request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.headers);
+    // It also runs while a connection is kept.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -279,6 +279,27 @@ async fn whoever_keeps_a_connection_is_asked_to_leave_before_it_is_closed() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_outlasts_the_patience_of_api_servers_but_not_for_ever() {
+    let server = start(Limits::default()).await;
+    let io = TokioIo::new(server.connect(&server.data, "http/1.1").await.unwrap());
+    let (mut client, connection) = http1::handshake(io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let ask = || request(PATH, "application/json", review_of(&json!({})));
+    for idle in [95, 95] {
+        assert_eq!(answer(client.send_request(ask()).await.unwrap()).await.0, 200);
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(idle)).await;
+        tokio::time::resume();
+        client.ready().await.unwrap();
+    }
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    tokio::time::resume();
+    let ended = tokio::time::timeout(Duration::from_secs(10), connection).await.unwrap().unwrap();
+    assert!(ended.is_err(), "without a word");
+}
+
+#[tokio::test]
 async fn silent_clients_are_dropped_and_requests_in_flight_end_before_the_server_does() {
     use std::future::poll_fn;
     use tokio::io::{AsyncRead as _, ReadBuf};
