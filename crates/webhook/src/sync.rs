@@ -299,9 +299,9 @@ impl Syncer {
     /// Looks at everything once and puts it right.
     pub async fn pass(&mut self) -> Result<Pass, SyncError> {
         if self.options.external_certs {
-            self.external().await?;
+            let pass = self.external().await?;
             self.ready.send_replace(true);
-            return Ok(Pass::Settled);
+            return Ok(pass);
         }
         let found = self.surroundings.look().await;
         if let Some(what) = found.leaving {
@@ -506,7 +506,42 @@ impl Syncer {
     }
 
     /// Serves what somebody else made, as soon as everything published trusts it. Writes nothing.
-    async fn external(&mut self) -> Result<(), SyncError> {
+    ///
+    /// Until then it goes on serving what is trusted: an issuer renews the certificate and an injector publishes its
+    /// authority, one after the other.
+    async fn external(&mut self) -> Result<Pass, SyncError> {
+        let now = (self.now)();
+        let offered = match self.offered(now).await {
+            Err(error @ SyncError::Api { .. }) => return Err(error),
+            offered => offered,
+        };
+        // Nobody is worse off with it than with no certificate.
+        if let (Ok(data), None) = (&offered, &self.served) {
+            self.serve(data, now).await?;
+        }
+        let published = self.published().await?;
+        let trusted = |data: &SecretData| {
+            let chain = data.get(certs::SERVER_CERT).map(Vec::as_slice).unwrap_or_default();
+            published.iter().try_for_each(|(of, bundle)| self.trusts(chain, bundle.as_deref(), of, now))
+        };
+        let good = self.served.as_ref().is_some_and(|served| trusted(served).is_ok());
+        let offered = offered.and_then(|data| trusted(&data).map(|()| data));
+        let error = match offered {
+            Ok(data) => match self.serve(&data, now).await {
+                Ok(()) => return Ok(Pass::Settled),
+                Err(unusable) => unusable,
+            },
+            Err(error) => error,
+        };
+        if !good {
+            return Err(error);
+        }
+        debug!(%error, "goes on serving the certificate that is trusted");
+        Ok(Pass::Holding)
+    }
+
+    /// What is in the Secret, under our own names, if it can be served.
+    async fn offered(&self, now: Timestamp) -> Result<SecretData, SyncError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.options.namespace);
         let name = self.options.secret_name.as_str();
         let secret = api.get_opt(name).await.map_err(api_error(format!("read Secret {name}")))?;
@@ -517,7 +552,6 @@ impl Syncer {
         let file = |key: &'static str| data.get(key).cloned().ok_or(CertError::Absent(key));
         let (authority, chain, key) =
             (file(certs::EXTERNAL_CA)?, file(certs::TLS_CERT)?, file(certs::TLS_KEY)?);
-        let now = (self.now)();
         certs::verify(&chain, &authority, &self.options.serving_host(), now)?;
         let mut own_names = SecretData::new();
         own_names.insert(certs::CA_CERT.to_owned(), authority);
@@ -526,31 +560,31 @@ impl Syncer {
         {
             own_names.extend(names.map(|name| (name.to_owned(), content.clone())));
         }
-        self.serve(&own_names, now).await?;
+        Ok(own_names)
+    }
 
+    /// The bundles that API servers go by, each with what it is of.
+    async fn published(&self) -> Result<Vec<(&'static str, Option<String>)>, SyncError> {
+        let mut published = Vec::new();
         for configuration in Configuration::ALL {
             let name = configuration.name();
             let live = read(&self.configurations(configuration), name).await?;
             let live = live.ok_or_else(|| SyncError::External(format!("{name} does not exist")))?;
-            for (entry, bundle) in configure::published(configuration, &self.entries, &live) {
-                self.trusts(&chain, bundle.as_deref(), entry)?;
-            }
+            published.extend(configure::published(configuration, &self.entries, &live));
         }
         for crd in &self.crds {
             let Some(live) = read(&self.crds(), crd.name).await? else { continue };
             if live.pointer("/spec/conversion/strategy").and_then(Value::as_str) == Some("Webhook") {
-                let bundle =
-                    live.pointer("/spec/conversion/webhook/clientConfig/caBundle").and_then(Value::as_str);
-                self.trusts(&chain, bundle, crd.name)?;
+                let bundle = live.pointer("/spec/conversion/webhook/clientConfig/caBundle");
+                published.push((crd.name, bundle.and_then(Value::as_str).map(str::to_owned)));
             }
         }
-        Ok(())
+        Ok(published)
     }
 
-    fn trusts(&self, chain: &[u8], bundle: Option<&str>, of: &str) -> Result<(), SyncError> {
+    fn trusts(&self, chain: &[u8], bundle: Option<&str>, of: &str, now: Timestamp) -> Result<(), SyncError> {
         let bundle = bundle.and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
-        let bundle = bundle.unwrap_or_default();
-        certs::verify(chain, &bundle, &self.options.serving_host(), (self.now)())
+        certs::verify(chain, &bundle.unwrap_or_default(), &self.options.serving_host(), now)
             .map_err(|error| SyncError::External(format!("the caBundle of {of} does not trust it: {error}")))
     }
 

@@ -302,6 +302,75 @@ async fn external_certificates_are_ready_once_injected_and_nothing_is_written() 
     assert_eq!(files::read(&syncer.options.cert_dir).unwrap()[certs::TLS_CERT], ours[certs::TLS_CERT]);
 }
 
+/// The certificate of another installation, as an issuer puts it into the Secret.
+async fn issue(api: &FakeApi) -> SecretData {
+    let (mut other, _ready) = empty_chart().replica(|_| {});
+    settle(&mut other).await;
+    let mut made = other.served.clone().unwrap();
+    made.insert(certs::EXTERNAL_CA.to_owned(), made[certs::CA_CERT].clone());
+    let mut secret = api.get(SECRET);
+    for (key, value) in &made {
+        secret["data"][key] = json!(base64::engine::general_purpose::STANDARD.encode(value));
+    }
+    api.put(SECRET, secret);
+    made
+}
+
+/// Publishes an authority in one object, as an injector does.
+fn inject(api: &FakeApi, path: &str, made: &SecretData) {
+    let bundle = json!(base64::engine::general_purpose::STANDARD.encode(&made[certs::CA_CERT]));
+    let mut object = api.get(path);
+    if path == CRD {
+        object["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"] = bundle;
+    } else {
+        for webhook in object["webhooks"].as_array_mut().unwrap() {
+            webhook["clientConfig"]["caBundle"] = bundle.clone();
+        }
+    }
+    api.put(path, object);
+}
+
+#[tokio::test]
+async fn a_renewed_external_certificate_is_served_once_everything_trusts_it() {
+    let api = empty_chart();
+    settle(&mut api.replica(|_| {}).0).await;
+    let first = issue(&api).await;
+    for path in [MUTATING, VALIDATING, CRD] {
+        inject(&api, path, &first);
+    }
+    let (mut syncer, ready) = api.replica(|options| options.external_certs = true);
+    let serves = |syncer: &Syncer, made: &SecretData| {
+        syncer.served.as_ref().unwrap()[certs::SERVER_CERT] == made[certs::SERVER_CERT]
+    };
+    assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
+    assert!(serves(&syncer, &first) && *ready.borrow());
+    // The issuer comes first.
+    let second = issue(&api).await;
+    assert_eq!(syncer.pass().await.unwrap(), Pass::Holding);
+    assert!(serves(&syncer, &first) && *ready.borrow());
+    // With one object of three neither is right.
+    inject(&api, MUTATING, &second);
+    assert!(matches!(syncer.pass().await, Err(SyncError::External(_))));
+    assert!(serves(&syncer, &first));
+    inject(&api, VALIDATING, &second);
+    inject(&api, CRD, &second);
+    assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
+    assert!(serves(&syncer, &second) && *ready.borrow());
+    // A Secret that is gone or broken takes nothing away from what is served.
+    let good = api.get(SECRET);
+    let mut broken = good.clone();
+    broken["data"]["tls.key"] =
+        json!(base64::engine::general_purpose::STANDARD.encode(&first[certs::TLS_KEY]));
+    api.put(SECRET, broken);
+    assert_eq!(syncer.pass().await.unwrap(), Pass::Holding);
+    assert!(serves(&syncer, &second) && *ready.borrow());
+    api.put(SECRET, good);
+    assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
+    api.remove(SECRET);
+    assert_eq!(syncer.pass().await.unwrap(), Pass::Holding);
+    assert!(serves(&syncer, &second) && *ready.borrow());
+}
+
 #[tokio::test]
 async fn with_a_host_certificates_live_on_disk_and_client_configs_are_urls() {
     let api = empty_chart();
