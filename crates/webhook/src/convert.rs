@@ -1,7 +1,10 @@
 //! The conversion envelope: all objects of a review are converted, or none is.
+//!
+//! Objects are read one by one: as values they take ten times the memory of their text.
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Why a body is no conversion review; answered with HTTP 400.
 #[derive(Debug, thiserror::Error)]
@@ -19,31 +22,63 @@ pub enum MalformedReview {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Review {
+struct Review<'a> {
     #[serde(default)]
     api_version: String,
     #[serde(default)]
     kind: String,
-    request: Option<Request>,
+    #[serde(borrow)]
+    request: Option<Request<'a>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Request {
+struct Request<'a> {
     #[serde(default)]
     uid: String,
     #[serde(rename = "desiredAPIVersion")]
     desired_api_version: String,
-    #[serde(default)]
-    objects: Vec<Value>,
+    #[serde(borrow, default)]
+    objects: Vec<&'a RawValue>,
+}
+
+/// The answer to a conversion review.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    api_version: String,
+    kind: String,
+    response: Response,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Response {
+    uid: String,
+    converted_objects: Vec<Box<RawValue>>,
+    result: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "status")]
+enum Outcome {
+    Success,
+    Failure { message: String },
+}
+
+impl Answer {
+    /// Whether it has the objects that were asked for.
+    pub const fn succeeded(&self) -> bool {
+        matches!(self.response.result, Outcome::Success)
+    }
 }
 
 /// Answers a `ConversionReview` in its own version. One object that cannot be converted fails them all.
 pub fn answer(
     body: &[u8],
     convert: &dyn Fn(Value, &str) -> Result<Value, String>,
-) -> Result<Value, MalformedReview> {
-    let review: Review = serde_json::from_slice(body)?;
+) -> Result<Answer, MalformedReview> {
+    let review: Review<'_> = serde_json::from_slice(body)?;
     let known =
         matches!(review.api_version.as_str(), "apiextensions.k8s.io/v1" | "apiextensions.k8s.io/v1beta1");
     if review.kind != "ConversionReview" || !known {
@@ -51,35 +86,17 @@ pub fn answer(
     }
     let Request { uid, desired_api_version: desired, objects } =
         review.request.ok_or(MalformedReview::NoRequest)?;
-    let converted: Result<Vec<Value>, String> =
-        objects.into_iter().map(|object| convert_one(object, &desired, convert)).collect();
-
-    let mut result = Map::new();
-    let objects = match converted {
-        Ok(objects) => {
-            result.insert("status".to_owned(), Value::from("Success"));
-            objects
-        }
-        Err(message) => {
-            result.insert("status".to_owned(), Value::from("Failure"));
-            result.insert("message".to_owned(), Value::from(message));
-            Vec::new()
-        }
+    let one = |raw: &RawValue| {
+        let object = serde_json::from_str(raw.get()).map_err(|error| error.to_string())?;
+        let converted = convert_one(object, &desired, convert)?;
+        serde_json::value::to_raw_value(&converted).map_err(|error| error.to_string())
     };
-    let mut response = Map::new();
-    response.insert("uid".to_owned(), Value::from(uid));
-    response.insert("convertedObjects".to_owned(), Value::Array(objects));
-    response.insert("result".to_owned(), Value::Object(result));
-    let mut answer = Map::new();
-    answer.insert("apiVersion".to_owned(), Value::from(review.api_version));
-    answer.insert("kind".to_owned(), Value::from(review.kind));
-    answer.insert("response".to_owned(), Value::Object(response));
-    Ok(Value::Object(answer))
-}
-
-/// Whether an answer has the objects that were asked for.
-pub fn succeeded(answer: &Value) -> bool {
-    answer.pointer("/response/result/status").and_then(Value::as_str) == Some("Success")
+    let (converted_objects, result) = match objects.into_iter().map(one).collect() {
+        Ok(objects) => (objects, Outcome::Success),
+        Err(message) => (Vec::new(), Outcome::Failure { message }),
+    };
+    let response = Response { uid, converted_objects, result };
+    Ok(Answer { api_version: review.api_version, kind: review.kind, response })
 }
 
 fn convert_one(
@@ -110,6 +127,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn answer(
+        body: &[u8],
+        convert: &dyn Fn(Value, &str) -> Result<Value, String>,
+    ) -> Result<Value, MalformedReview> {
+        let answer = super::answer(body, convert)?;
+        let value = serde_json::to_value(&answer).unwrap();
+        assert_eq!(answer.succeeded(), value["response"]["result"]["status"] == "Success");
+        Ok(value)
+    }
 
     fn set_version(mut object: Value, desired: &str) -> Result<Value, String> {
         if object.get("bad").is_some() {

@@ -14,6 +14,7 @@ pub mod probe;
 pub mod protection;
 pub mod removal;
 pub mod review;
+mod room;
 pub mod route;
 pub mod server;
 pub mod sync;

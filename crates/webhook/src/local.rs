@@ -15,8 +15,9 @@ pub const CONVERT_PATH: &str = "/convert";
 pub async fn answer(router: &Router, path: &str, body: &[u8]) -> Result<Value, String> {
     if path == CONVERT_PATH {
         let converter = &router.convert;
-        return convert::answer(body, &|object, desired| converter(object, desired))
-            .map_err(|malformed| malformed.to_string());
+        let answer = convert::answer(body, &|object, desired| converter(object, desired))
+            .map_err(|malformed| malformed.to_string())?;
+        return serde_json::to_value(answer).map_err(|error| error.to_string());
     }
     let route = router.find(path).ok_or("404 page not found")?;
     let (version, request) = review::decode(body).map_err(|error| error.to_string())?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::State;
 use axum::middleware::{self, Next};
 use axum::routing;
@@ -30,12 +30,18 @@ use tracing::{debug, error, info, warn};
 use crate::certs::CertStore;
 use crate::local::CONVERT_PATH;
 use crate::review::{self, DecodeError, ReviewVersion, Verdict};
+use crate::room::{Room, Taken};
 use crate::route::{Route, Router};
 
 /// Largest admission body that is looked at.
 pub const ADMISSION_LIMIT: usize = 7 * 1024 * 1024;
-/// Largest conversion body: the API server sends whole lists.
-const CONVERSION_LIMIT: usize = 256 * 1024 * 1024;
+/// Largest conversion body. API servers convert what they read from etcd object by object, and lists only where a client
+/// gets them in a version they were not read in: this is a page of 500 objects of 64 KiB, and 20 times the largest object.
+const CONVERSION_LIMIT: usize = 32 * 1024 * 1024;
+/// What a byte under review is worth beside one to be converted: it becomes values, twice for an update, all at once.
+const ADMISSION_WEIGHT: usize = 4;
+/// What a byte to be converted is worth.
+const CONVERSION_WEIGHT: usize = 1;
 /// How much of an oversized body is read and thrown away, so that the client gets to see the answer.
 const DISCARDED_LIMIT: usize = 32 * 1024 * 1024;
 
@@ -48,6 +54,8 @@ pub struct Limits {
     pub headers: Duration,
     /// From one answer to the headers of the next request.
     pub idle: Duration,
+    /// For room in memory, while others are served. API servers wait for 10 s unless they are told otherwise.
+    pub room: Duration,
     /// For the body of a request.
     pub body: Duration,
     /// For requests in flight once the server is told to stop.
@@ -62,6 +70,7 @@ impl Default for Limits {
             // API servers keep a connection for 90 s (Go's IdleConnTimeout) and are to be the ones who close it: a request
             // that meets the close on its way fails, and with the failure policy Fail so does what the user asked for.
             idle: Duration::from_secs(100),
+            room: Duration::from_secs(5),
             body: Duration::from_secs(30),
             drain: Duration::from_mins(1),
         }
@@ -177,6 +186,7 @@ struct App {
     router: Router,
     metrics: WebhookMetrics,
     limits: Limits,
+    room: Room,
 }
 
 /// The webhook server, ready to be given a listener.
@@ -198,7 +208,7 @@ impl Server {
         let paths = router.routes.iter().map(|route| route.path.as_str()).chain([CONVERT_PATH]);
         let metrics = WebhookMetrics::register(registry, paths)?;
         let going = watch::channel(false).1;
-        Ok(Self { app: Arc::new(App { router, metrics, limits }), certificate, going })
+        Ok(Self { app: Arc::new(App { router, metrics, limits, room: Room::new() }), certificate, going })
     }
 
     /// Serves until `shutdown` as ever, but once this is true ends each connection with its next answer. API servers talk
@@ -343,8 +353,9 @@ async fn review(app: &App, route: &Route, request: Request<Body>) -> Response<Bo
     if !review::is_json(&content_type) {
         return refuse(Verdict::error(400, DecodeError::ContentType(content_type).to_string()));
     }
-    let body = match read(request.into_body(), ADMISSION_LIMIT, app.limits.body).await {
-        Ok(body) => body,
+    let body = read(app, request.into_body(), ADMISSION_LIMIT, ADMISSION_WEIGHT).await;
+    let (body, _taken) = match body {
+        Ok(read) => read,
         Err(refused) => return refuse(refused.into()),
     };
     let (version, request) = match review::decode(&body) {
@@ -366,7 +377,8 @@ async fn review(app: &App, route: &Route, request: Request<Body>) -> Response<Bo
 async fn convert(State(app): State<Arc<App>>, request: Request<Body>) -> Response<Body> {
     let answer = async {
         let (response, converted) = match converted(&app, request).await {
-            Ok(answer) => (json(&answer), crate::convert::succeeded(&answer)),
+            Ok((text, succeeded)) => (json_text(text), succeeded),
+            Err((StatusCode::SERVICE_UNAVAILABLE, message)) => (busy(&message), false),
             Err((status, message)) => (text(status, &message), false),
         };
         app.metrics.decided(CONVERT_PATH, if converted { 200 } else { 500 });
@@ -375,10 +387,14 @@ async fn convert(State(app): State<Arc<App>>, request: Request<Body>) -> Respons
     app.metrics.measure(CONVERT_PATH, answer).await
 }
 
-/// The answered review, or the status and text for a client that sent something else.
-async fn converted(app: &App, request: Request<Body>) -> Result<Value, (StatusCode, String)> {
-    let body = read(request.into_body(), CONVERSION_LIMIT, app.limits.body).await.map_err(|refused| {
-        let status = StatusCode::from_u16(refused.code()).unwrap_or(StatusCode::BAD_REQUEST);
+/// The answered review and whether it was converted, or the status and text for a client that gets none.
+async fn converted(app: &App, request: Request<Body>) -> Result<(String, bool), (StatusCode, String)> {
+    let read = read(app, request.into_body(), CONVERSION_LIMIT, CONVERSION_WEIGHT).await;
+    let (body, taken) = read.map_err(|refused| {
+        let status = match refused.code() {
+            429 => StatusCode::SERVICE_UNAVAILABLE,
+            code => StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST),
+        };
         (status, refused.to_string())
     })?;
     let converter = Arc::clone(&app.router.convert);
@@ -391,11 +407,20 @@ async fn converted(app: &App, request: Request<Body>) -> Result<Value, (StatusCo
             Err(message)
         })
     };
-    // A list of thousands takes a while and must not hold up admission.
-    let answer = tokio::task::spawn_blocking(move || crate::convert::answer(&body, &guarded)).await;
-    answer
-        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
-        .map_err(|malformed| (StatusCode::BAD_REQUEST, malformed.to_string()))
+    // A list of hundreds takes a while and must not hold up admission. It goes on when the client is gone.
+    let answer = tokio::task::spawn_blocking(move || {
+        let _taken = taken;
+        let answer = crate::convert::answer(&body, &guarded)
+            .map_err(|malformed| (StatusCode::BAD_REQUEST, malformed.to_string()))?;
+        drop(body);
+        let text = serde_json::to_string(&answer).map_err(|error| internal(&error))?;
+        Ok((text, answer.succeeded()))
+    });
+    answer.await.map_err(|error| internal(&error))?
+}
+
+fn internal(error: &dyn std::error::Error) -> (StatusCode, String) {
+    (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
 /// Why a body was not read.
@@ -403,6 +428,8 @@ async fn converted(app: &App, request: Request<Body>) -> Result<Value, (StatusCo
 enum ReadError {
     #[error("request entity is too large; limit is {0}")]
     TooLarge(usize),
+    #[error("too many requests are under way; try again")]
+    Busy,
     #[error("the request body took too long")]
     Slow,
     #[error("the request body could not be read: {0}")]
@@ -413,6 +440,7 @@ impl ReadError {
     const fn code(&self) -> u16 {
         match self {
             Self::TooLarge(_) => 413,
+            Self::Busy => 429,
             Self::Slow | Self::Broken(_) => 400,
         }
     }
@@ -424,13 +452,18 @@ impl From<ReadError> for Verdict {
     }
 }
 
-async fn read(mut body: Body, limit: usize, within: Duration) -> Result<Bytes, ReadError> {
+/// A body, with the room it takes.
+async fn read(app: &App, mut body: Body, limit: usize, weight: usize) -> Result<(Bytes, Taken), ReadError> {
+    let told = body.size_hint().upper().map(|told| usize::try_from(told).unwrap_or(usize::MAX));
+    let taken = app.room.take(told, limit, weight, app.limits.room).await.ok_or(ReadError::Busy)?;
+    let told = told.unwrap_or_default();
+    let fits = told <= limit;
     let all = async {
-        let (mut kept, mut size) = (BytesMut::new(), 0_usize);
+        let (mut kept, mut size) = (BytesMut::with_capacity(if fits { told } else { 0 }), 0_usize);
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(ReadError::Broken)?.into_data() else { continue };
             size = size.saturating_add(data.len());
-            if size <= limit {
+            if fits && size <= limit {
                 kept.extend_from_slice(&data);
             } else {
                 kept = BytesMut::new();
@@ -441,7 +474,8 @@ async fn read(mut body: Body, limit: usize, within: Duration) -> Result<Bytes, R
         }
         if size > limit { Err(ReadError::TooLarge(limit)) } else { Ok(kept.freeze()) }
     };
-    tokio::time::timeout(within, all).await.unwrap_or(Err(ReadError::Slow))
+    let read = tokio::time::timeout(app.limits.body, all).await.unwrap_or(Err(ReadError::Slow));
+    read.map(|body| (body, taken))
 }
 
 fn content_type(request: &Request<Body>) -> String {
@@ -456,8 +490,19 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 }
 
 fn json(value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(value.to_string()));
+    json_text(value.to_string())
+}
+
+fn json_text(text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// API servers ask again by themselves when they are told when to.
+fn busy(message: &str) -> Response<Body> {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, message);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 

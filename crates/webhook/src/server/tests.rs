@@ -16,6 +16,7 @@ struct Running {
     data: SecretData,
     store: Arc<CertStore>,
     registry: Registry,
+    room: Room,
     go: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     served: tokio::task::JoinHandle<Result<(), ServeError>>,
@@ -55,11 +56,12 @@ async fn start(limits: Limits) -> Running {
     use_certificate(&store, &data);
     let (go, going) = watch::channel(false);
     let server = Server::new(router, Arc::clone(&store), &registry, limits).unwrap().until_going(going);
+    let room = server.app.room.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
     let served = tokio::spawn(server.serve(listener, stopped));
-    Running { address, data, store, registry, go, stop, served }
+    Running { address, data, store, registry, room, go, stop, served }
 }
 
 impl Running {
@@ -230,6 +232,51 @@ async fn what_was_decided_is_counted_although_every_answer_is_200() {
     }
     assert_eq!(server.send(CONVERT_PATH, "application/json", "{}").await.0, 400);
     counted(CONVERT_PATH, &[("200", "1"), ("500", "2")]);
+}
+
+#[tokio::test]
+async fn who_finds_no_room_is_told_to_come_again_and_conversion_has_a_limit() {
+    let limits = Limits { room: Duration::from_millis(10), ..Limits::default() };
+    let server = start(limits).await;
+    // Bodies that do not come take all the room there is.
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let io = TokioIo::new(server.connect(&server.data, "http/1.1").await.unwrap());
+        let (mut client, connection) = http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let never = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, io::Error>>();
+        let sent = Request::post("/convert").body(http_body_util::StreamBody::new(never)).unwrap();
+        held.push(tokio::spawn(async move { client.send_request(sent).await.is_ok() }));
+    }
+    let full = async {
+        while server.room.left() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), full).await.unwrap();
+    let response = server.review(review_of(&json!({}))).await;
+    assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(429)));
+    let io = TokioIo::new(server.connect(&server.data, "http/1.1").await.unwrap());
+    let (mut client, connection) = http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let sent = request(CONVERT_PATH, "application/json", conversion_of(&json!({})));
+    let response = client.send_request(sent).await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["retry-after"]),
+        (503, &HeaderValue::from_static("1"))
+    );
+    for request in held {
+        request.abort();
+    }
+    let within = async {
+        while server.room.left() == 0 {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), within).await.unwrap();
+    assert_eq!(server.review(review_of(&json!({}))).await["allowed"], true);
+    let (status, _) = server.send(CONVERT_PATH, "application/json", vec![b' '; CONVERSION_LIMIT + 1]).await;
+    assert_eq!(status, 413);
 }
 
 #[tokio::test]
