@@ -7,6 +7,7 @@
 pub mod certs;
 pub mod configure;
 pub mod convert;
+mod damper;
 pub mod files;
 pub mod local;
 pub mod options;

@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 
 use crate::certs::{self, CertError, CertState, CertStore, SecretData};
 use crate::configure::{self, Configuration, ConversionCrd, Entry, OwnerNamespace, Target};
+use crate::damper::Damper;
 use crate::files;
 use crate::local::CONVERT_PATH;
 use crate::options::WebhookOptions;
@@ -191,6 +192,9 @@ pub struct Syncer {
     missing: BTreeMap<&'static str, Timestamp>,
     /// The configurations that may not be given an owner.
     unowned: BTreeSet<&'static str>,
+    damper: Damper,
+    /// When the first of the objects that were left as they are may be put right.
+    due: Option<Timestamp>,
 }
 
 impl fmt::Debug for Syncer {
@@ -228,6 +232,8 @@ impl Syncer {
             surroundings,
             missing: BTreeMap::new(),
             unowned: BTreeSet::new(),
+            damper: Damper::default(),
+            due: None,
         };
         (syncer, receiver)
     }
@@ -241,6 +247,16 @@ impl Syncer {
         registry.register(Box::new(metrics.read_errors.clone()))?;
         self.metrics = Some(metrics);
         Ok(self)
+    }
+
+    /// Whether it was put right a moment ago, to no avail.
+    fn damped(&mut self, name: &'static str, target: &Target) -> bool {
+        let until = self.damper.until(name, &target.ca_bundle, (self.now)());
+        if let Some(until) = until {
+            self.due = Some(self.due.map_or(until, |due| due.min(until)));
+            debug!(name, %until, "somebody else undoes what is published");
+        }
+        until.is_some()
     }
 
     fn repaired(&self, object: &str, existed: bool) {
@@ -269,7 +285,7 @@ impl Syncer {
                 passed = self.pass() => match passed {
                     Ok(pass) => {
                         retry = FIRST_RETRY;
-                        if pass == Pass::Settled { REPEAT } else { SETTLE }
+                        self.until_due(if pass == Pass::Settled { REPEAT } else { SETTLE })
                     }
                     Err(error) => {
                         // An API server that does not answer says nothing about what is published. Were that a
@@ -296,8 +312,15 @@ impl Syncer {
         }
     }
 
+    /// The wait until the next pass, if nothing happens before `otherwise`.
+    fn until_due(&self, otherwise: Duration) -> Duration {
+        let left = self.due.map(|due| due.duration_since((self.now)()));
+        left.map_or(otherwise, |left| Duration::try_from(left).unwrap_or_default().min(otherwise))
+    }
+
     /// Looks at everything once and puts it right.
     pub async fn pass(&mut self) -> Result<Pass, SyncError> {
+        self.due = None;
         if self.options.external_certs {
             let pass = self.external().await?;
             self.ready.send_replace(true);
@@ -460,6 +483,10 @@ impl Syncer {
         let differs =
             |fields: &[&str]| configure::differs(configuration, &entries, live.as_ref(), &wanted, fields);
         let matters = differs(&["clientConfig", "rules"]);
+        if live.is_some() && self.damped(name, target) {
+            // Only who can be reached and is trusted may go on as if all were well.
+            return Ok(if differs(&["clientConfig"]) { Pass::Holding } else { Pass::Settled });
+        }
         if matters {
             self.ready.send_replace(false);
         }
@@ -481,18 +508,24 @@ impl Syncer {
         } else {
             written.map_err(unwritten)?;
         }
+        if live.is_some() {
+            self.damper.repaired(name, &target.ca_bundle, (self.now)());
+        }
         self.repaired(name, live.is_some());
         info!(name, "repaired a webhook configuration");
         Ok(Pass::Repaired)
     }
 
-    async fn convert(&self, crd: &ConversionCrd, target: &Target) -> Result<Pass, Unwritten> {
+    async fn convert(&mut self, crd: &ConversionCrd, target: &Target) -> Result<Pass, Unwritten> {
         let api = self.crds();
         // A CRD that is not installed has nothing to convert.
         let Some(live) = read(&api, crd.name).await? else { return Ok(Pass::Settled) };
         let Some(patch) = configure::crd_patch(&live, &self.crds, target) else { return Ok(Pass::Settled) };
         let client = live.pointer("/spec/conversion/webhook/clientConfig");
         let matters = client != Some(&target.client_config(CONVERT_PATH));
+        if self.damped(crd.name, target) {
+            return Ok(if matters { Pass::Holding } else { Pass::Settled });
+        }
         if matters {
             self.ready.send_replace(false);
         }
@@ -500,6 +533,7 @@ impl Syncer {
             .await
             .map_err(api_error(format!("update CRD {}", crd.name)))
             .map_err(|error| Unwritten { error, matters })?;
+        self.damper.repaired(crd.name, &target.ca_bundle, (self.now)());
         self.repaired(crd.name, true);
         info!(name = crd.name, "repaired the conversion of a CRD");
         Ok(Pass::Repaired)

@@ -496,6 +496,46 @@ async fn replicas_stay_in_the_service_when_only_what_requests_do_not_see_differs
     assert!(*ready.borrow());
 }
 
+#[tokio::test]
+async fn who_disagrees_about_the_entries_is_contradicted_ever_more_rarely() {
+    let api = empty_chart();
+    let (mut syncer, ready) = api.replica(|_| {});
+    settle(&mut syncer).await;
+    api.wait(60);
+    let good = api.get(MUTATING);
+    let mut theirs = good.clone();
+    theirs["webhooks"][0]["rules"] = json!([]);
+    let mut repairs = Vec::new();
+    for second in 0..120 {
+        api.put(MUTATING, theirs.clone());
+        let pass = syncer.pass().await.unwrap();
+        if pass == Pass::Repaired {
+            repairs.push(second);
+        }
+        assert!(*ready.borrow() && syncer.until_due(REPEAT) <= REPEAT);
+        api.wait(1);
+    }
+    assert_eq!(repairs, [0, 1, 2, 3, 5, 9, 16, 29, 55, 85, 115]);
+    // What cannot be reached is not called right.
+    theirs["webhooks"][0]["clientConfig"]["service"]["name"] = json!("elsewhere");
+    api.put(MUTATING, theirs.clone());
+    assert_eq!(syncer.pass().await.unwrap(), Pass::Holding);
+    assert_eq!(syncer.until_due(REPEAT), Duration::from_secs(25));
+    // A new authority is published all the same.
+    let made = issue(&api).await;
+    assert_eq!(syncer.pass().await.unwrap(), Pass::Repaired);
+    let bundle = api.get(MUTATING)["webhooks"][0]["clientConfig"]["caBundle"].clone();
+    assert_eq!(bundle, json!(base64::engine::general_purpose::STANDARD.encode(&made[certs::CA_CERT])));
+    // Who leaves it alone for a minute is trusted again.
+    assert_eq!(syncer.pass().await.unwrap(), Pass::Settled);
+    api.wait(60);
+    theirs["webhooks"] = json!([]);
+    theirs["metadata"] = api.get(MUTATING)["metadata"].clone();
+    api.put(MUTATING, theirs);
+    assert_eq!(syncer.pass().await.unwrap(), Pass::Repaired);
+    assert_eq!(syncer.until_due(REPEAT), REPEAT);
+}
+
 type Change = fn(&FakeApi);
 
 /// Every way in which an installation is on its way out, given one that runs.
