@@ -3,7 +3,7 @@
 //! The entries come from a built-in table; of the live object only what users may tune survives. The annotation
 //! `template` is kept because the reference takes its entries from there, should it ever take over again.
 
-use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation, TestOperation};
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, TestOperation};
 use serde_json::{Map, Value};
 
 use crate::route::canonical_path;
@@ -14,6 +14,8 @@ pub const MUTATING_NAME: &str = "kruise-mutating-webhook-configuration";
 pub const VALIDATING_NAME: &str = "kruise-validating-webhook-configuration";
 /// Annotation with the entries as a JSON array.
 pub const TEMPLATE: &str = "template";
+/// Annotation of a CRD, `true` where a cleanup dropped its conversion for want of a manager. One that runs again restores it.
+pub const CONVERSION_DROPPED: &str = "kruise.io/conversion-dropped";
 const PORT: u16 = 443;
 
 /// The fields of an entry that belong to the user.
@@ -478,31 +480,50 @@ pub fn crd_patch(crd: &Value, known: &[ConversionCrd], target: &Target) -> Optio
     let (group, kind) = (text("/spec/group")?, text("/spec/names/kind")?);
     let first = text("/spec/versions/0/name")?;
     let ours =
-        known.iter().any(|one| one.group == group && one.kind == kind && one.versions.contains(&first));
-    if strategy != "Webhook" || !ours {
-        return None;
-    }
+        known.iter().find(|one| one.group == group && one.kind == kind && one.versions.contains(&first))?;
+    let mark = crd.pointer("/metadata/annotations").and_then(|all| all.get(CONVERSION_DROPPED));
     let wanted = object([
         ("clientConfig", target.client_config("/convert")),
         ("conversionReviewVersions", strings(&["v1", "v1beta1"])),
     ]);
-    let live = crd.pointer("/spec/conversion/webhook");
-    if live == Some(&wanted) {
-        return None;
-    }
-    let webhook = || pointer(&["spec", "conversion", "webhook"]);
-    let mut patch = vec![PatchOperation::Test(TestOperation {
-        path: pointer(&["spec", "conversion", "strategy"]),
-        value: Value::from(strategy),
-    })];
-    match live {
-        Some(live) => {
-            patch.push(PatchOperation::Test(TestOperation { path: webhook(), value: live.clone() }));
-            patch.push(PatchOperation::Replace(ReplaceOperation { path: webhook(), value: wanted }));
+    let test = |path, value: &Value| PatchOperation::Test(TestOperation { path, value: value.clone() });
+    let strategy_path = || pointer(&["spec", "conversion", "strategy"]);
+    let mut patch = vec![test(strategy_path(), &Value::from(strategy))];
+    match strategy {
+        "Webhook" => {
+            let live = crd.pointer("/spec/conversion/webhook");
+            let webhook = || pointer(&["spec", "conversion", "webhook"]);
+            match live {
+                Some(live) if *live == wanted => {}
+                Some(live) => {
+                    patch.push(test(webhook(), live));
+                    patch.push(PatchOperation::Replace(ReplaceOperation { path: webhook(), value: wanted }));
+                }
+                None => patch.push(PatchOperation::Add(AddOperation { path: webhook(), value: wanted })),
+            }
         }
-        None => patch.push(PatchOperation::Add(AddOperation { path: webhook(), value: wanted })),
+        // Whoever chose it without leaving the mark meant it.
+        "None" if mark.and_then(Value::as_str) == Some("true") && has_versions(crd, ours.versions) => {
+            let value = object([("strategy", Value::from("Webhook")), ("webhook", wanted)]);
+            let path = pointer(&["spec", "conversion"]);
+            patch.push(PatchOperation::Replace(ReplaceOperation { path, value }));
+        }
+        _ => return None,
     }
-    Some(Patch(patch))
+    if let Some(mark) = mark {
+        // A mark that stayed would undo what somebody means later.
+        let path = || pointer(&["metadata", "annotations", CONVERSION_DROPPED]);
+        patch.push(test(path(), mark));
+        patch.push(PatchOperation::Remove(RemoveOperation { path: path() }));
+    }
+    (patch.len() > 1).then_some(Patch(patch))
+}
+
+fn has_versions(crd: &Value, names: &[&str]) -> bool {
+    let versions =
+        crd.pointer("/spec/versions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let has = |name: &&str| versions.iter().any(|one| one.get("name").and_then(Value::as_str) == Some(*name));
+    names.iter().all(has)
 }
 
 fn pointer(tokens: &[&str]) -> json_patch::jsonptr::PointerBuf {
@@ -711,6 +732,52 @@ mod tests {
         {
             assert!(json_patch::patch(&mut changed, &patch).is_err());
         }
+    }
+
+    fn dropped(mark: &str) -> Value {
+        let mut live = crd("None", &Value::Null);
+        live["spec"]["conversion"].as_object_mut().unwrap().remove("webhook");
+        live["spec"]["versions"] = json!([{"name": "v1beta1"}, {"name": "v1alpha1"}]);
+        live["metadata"] = json!({"annotations": {CONVERSION_DROPPED: mark, "other": "stays"}});
+        live
+    }
+
+    #[test]
+    fn a_conversion_that_a_cleanup_dropped_is_restored_and_one_that_somebody_else_did_not_want_is_not() {
+        let mut live = dropped("true");
+        let patch = crd_patch(&live, CONVERSION_CRDS, &target()).unwrap();
+        let mut changed = live.clone();
+        changed["spec"]["conversion"]["strategy"] = json!("Webhook");
+        assert!(json_patch::patch(&mut changed, &patch).is_err(), "somebody was faster");
+        json_patch::patch(&mut live, &patch).unwrap();
+        assert_eq!(live["spec"]["conversion"]["strategy"], "Webhook");
+        let webhook = &live["spec"]["conversion"]["webhook"];
+        assert_eq!(webhook["clientConfig"], target().client_config("/convert"));
+        assert_eq!(webhook["conversionReviewVersions"], json!(["v1", "v1beta1"]));
+        assert_eq!(live["metadata"]["annotations"], json!({"other": "stays"}));
+        assert_eq!(crd_patch(&live, CONVERSION_CRDS, &target()), None);
+
+        let mut unmarked = dropped("true");
+        unmarked["metadata"] = json!({});
+        let mut one_version = dropped("true");
+        one_version["spec"]["versions"] = json!([{"name": "v1beta1"}]);
+        let mut unknown = dropped("true");
+        unknown["spec"]["names"]["kind"] = json!("Other");
+        for live in [unmarked, one_version, unknown, dropped("false")] {
+            assert_eq!(crd_patch(&live, CONVERSION_CRDS, &target()), None, "{live}");
+        }
+    }
+
+    #[test]
+    fn a_mark_goes_when_the_conversion_is_there_again() {
+        let mut live = dropped("true");
+        live["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {
+            "clientConfig": target().client_config("/convert"), "conversionReviewVersions": ["v1", "v1beta1"]
+        }});
+        let before = live["spec"].clone();
+        let patch = crd_patch(&live, CONVERSION_CRDS, &target()).unwrap();
+        json_patch::patch(&mut live, &patch).unwrap();
+        assert_eq!((&live["spec"], &live["metadata"]["annotations"]), (&before, &json!({"other": "stays"})));
     }
 
     #[test]

@@ -521,8 +521,10 @@ impl Syncer {
         // A CRD that is not installed has nothing to convert.
         let Some(live) = read(&api, crd.name).await? else { return Ok(Pass::Settled) };
         let Some(patch) = configure::crd_patch(&live, &self.crds, target) else { return Ok(Pass::Settled) };
+        // Nobody is asked to convert where a cleanup has dropped it.
+        let asked = live.pointer("/spec/conversion/strategy").and_then(Value::as_str) == Some("Webhook");
         let client = live.pointer("/spec/conversion/webhook/clientConfig");
-        let matters = client != Some(&target.client_config(CONVERT_PATH));
+        let matters = asked && client != Some(&target.client_config(CONVERT_PATH));
         if self.damped(crd.name, target) {
             return Ok(if matters { Pass::Holding } else { Pass::Settled });
         }

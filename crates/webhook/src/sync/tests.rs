@@ -279,6 +279,23 @@ async fn without_its_crd_a_manager_gets_ready_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_conversion_that_a_cleanup_dropped_is_restored() {
+    let api = empty_chart();
+    let mut crd = api.get(CRD);
+    crd["spec"]["conversion"] = json!({"strategy": "None"});
+    crd["spec"]["versions"] = json!([{"name": "v1beta1"}, {"name": "v1alpha1"}]);
+    crd["metadata"]["annotations"] = json!({configure::CONVERSION_DROPPED: "true"});
+    api.put(CRD, crd);
+    let (mut syncer, ready) = api.replica(|_| {});
+    settle(&mut syncer).await;
+    let (crd, ca) = (api.get(CRD), &api.get(SECRET)["data"]["ca-cert.pem"]);
+    assert_eq!(crd["spec"]["conversion"]["strategy"], "Webhook");
+    assert_eq!(&crd["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"], ca);
+    assert_eq!(crd["metadata"]["annotations"], json!({}));
+    assert!(*ready.borrow());
+}
+
+#[tokio::test]
 async fn external_certificates_are_ready_once_injected_and_nothing_is_written() {
     let api = empty_chart();
     let (mut own, _ready) = api.replica(|_| {});
