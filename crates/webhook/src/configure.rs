@@ -449,9 +449,6 @@ fn new_template(before: &[Value], own: &[&Entry], wanted: &[Value]) -> String {
     Value::Array(wanted.iter().chain(foreign).map(bare).collect()).to_string()
 }
 
-/// Annotation of a definition whose conversion was taken away when Kruise was: a manager that runs again brings it back.
-pub const CONVERSION_DROPPED: &str = "kruise.io/conversion-dropped";
-
 fn own_by(metadata: &mut Map<String, Value>, owner: &OwnerNamespace) {
     let namespace = |reference: &Value| reference.get("kind").and_then(Value::as_str) == Some("Namespace");
     let references = metadata.entry("ownerReferences").or_insert_with(|| Value::Array(Vec::new()));

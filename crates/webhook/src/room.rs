@@ -15,9 +15,15 @@ const UNIT: usize = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Room(Arc<Semaphore>);
 
-/// Room for one request, until it is dropped.
+/// The room of one request, until it is dropped. It grows with what has come: whoever promises much and sends nothing takes
+/// nothing.
 #[derive(Debug)]
-pub(crate) struct Taken(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub(crate) struct Taken {
+    room: Arc<Semaphore>,
+    bytes: usize,
+    permits: Option<OwnedSemaphorePermit>,
+    units: usize,
+}
 
 impl Room {
     pub(crate) fn new() -> Self {
@@ -29,23 +35,31 @@ impl Room {
         self.0.available_permits().saturating_mul(UNIT)
     }
 
-    /// Room for a body of `told` and at most `limit` bytes, each of which is worth `factor`; none if there was none in time. A
-    /// client that does not tell takes as much as it may send, and a body that is too large is not kept at all.
-    pub(crate) async fn take(
-        &self,
-        told: Option<usize>,
-        limit: usize,
-        factor: usize,
-        within: Duration,
-    ) -> Option<Taken> {
-        let kept = match told {
-            Some(size) if size > limit => 0,
-            Some(size) => size,
-            None => limit,
-        };
-        let units = kept.saturating_mul(factor).min(TOTAL).div_ceil(UNIT);
-        let permits = Arc::clone(&self.0).acquire_many_owned(u32::try_from(units).ok()?);
-        Some(Taken(tokio::time::timeout(within, permits).await.ok()?.ok()?))
+    /// Room for a request of which nothing has come yet.
+    pub(crate) fn enter(&self) -> Taken {
+        Taken { room: Arc::clone(&self.0), bytes: 0, permits: None, units: 0 }
+    }
+}
+
+impl Taken {
+    /// Takes room for so many bytes more; false if there was none in time. Those who wait hold what they have, so the time is
+    /// also what ends it if several wait for each other.
+    pub(crate) async fn more(&mut self, bytes: usize, within: Duration) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes);
+        // More than there is, is all.
+        let units = self.bytes.min(TOTAL).div_ceil(UNIT);
+        let missing = units.saturating_sub(self.units);
+        if missing == 0 {
+            return true;
+        }
+        let permits = Arc::clone(&self.room).acquire_many_owned(u32::try_from(missing).unwrap_or(u32::MAX));
+        let Ok(Ok(permits)) = tokio::time::timeout(within, permits).await else { return false };
+        match &mut self.permits {
+            Some(held) => held.merge(permits),
+            None => self.permits = Some(permits),
+        }
+        self.units = units;
+        true
     }
 }
 
@@ -59,20 +73,26 @@ mod tests {
     async fn whoever_comes_waits_until_there_is_room_and_not_for_ever() {
         let room = Room::new();
         let within = Duration::from_secs(5);
-        let first = room.take(None, 32 * MIB, 1, within).await.unwrap();
-        let second = room.take(None, 7 * MIB, 4, within).await.unwrap();
-        assert!(room.take(None, 5 * MIB, 1, within).await.is_none());
-        // Nothing of these is kept, or little.
-        assert!(room.take(Some(9), 8, 1, within).await.is_some());
-        assert!(room.take(Some(MIB), 32 * MIB, 1, within).await.is_some());
-        let waiting = room.take(None, 40 * MIB, 1, within);
-        tokio::pin!(waiting);
-        assert!(futures::poll!(&mut waiting).is_pending());
-        drop(first);
-        assert!(futures::poll!(&mut waiting).is_pending());
-        drop(second);
-        assert!(waiting.await.is_some());
-        // More than there is, is all.
-        assert!(room.take(None, 100 * MIB, 1, within).await.is_some());
+        let (mut first, mut second, mut third) = (room.enter(), room.enter(), room.enter());
+        assert_eq!(room.left(), TOTAL, "nothing has come");
+        assert!(first.more(20 * MIB, within).await && first.more(12 * MIB, within).await);
+        assert!(second.more(28 * MIB, within).await);
+        assert_eq!(room.left(), 4 * MIB);
+        assert!(!third.more(5 * MIB, within).await);
+        drop(third);
+        let mut third = room.enter();
+        {
+            let waiting = third.more(33 * MIB, within);
+            tokio::pin!(waiting);
+            assert!(futures::poll!(&mut waiting).is_pending());
+            drop(first);
+            assert!(waiting.await);
+        }
+        drop((second, third));
+        assert_eq!(room.left(), TOTAL);
+        assert!(room.enter().more(100 * MIB, within).await, "more than there is, is all");
+        let mut small = room.enter();
+        assert!(small.more(1, within).await && small.more(1, within).await);
+        assert_eq!(room.left(), TOTAL - UNIT);
     }
 }

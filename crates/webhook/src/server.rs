@@ -452,30 +452,35 @@ impl From<ReadError> for Verdict {
     }
 }
 
+/// The most that is made room for before it has come.
+const FIRST: usize = 64 * 1024;
+
 /// A body, with the room it takes.
 async fn read(app: &App, mut body: Body, limit: usize, weight: usize) -> Result<(Bytes, Taken), ReadError> {
-    let told = body.size_hint().upper().map(|told| usize::try_from(told).unwrap_or(usize::MAX));
-    let taken = app.room.take(told, limit, weight, app.limits.room).await.ok_or(ReadError::Busy)?;
-    let told = told.unwrap_or_default();
+    let told = body.size_hint().upper().map_or(0, |told| usize::try_from(told).unwrap_or(usize::MAX));
     let fits = told <= limit;
+    let mut taken = app.room.enter();
     let all = async {
-        let (mut kept, mut size) = (BytesMut::with_capacity(if fits { told } else { 0 }), 0_usize);
+        let (mut kept, mut size) = (BytesMut::with_capacity(told.min(FIRST)), 0_usize);
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(ReadError::Broken)?.into_data() else { continue };
             size = size.saturating_add(data.len());
             if fits && size <= limit {
+                if !taken.more(data.len().saturating_mul(weight), app.limits.room).await {
+                    return Err(ReadError::Busy);
+                }
                 kept.extend_from_slice(&data);
             } else {
-                kept = BytesMut::new();
+                // What is too large is not kept at all.
+                (kept, taken) = (BytesMut::new(), app.room.enter());
                 if size > limit.saturating_add(DISCARDED_LIMIT) {
                     break;
                 }
             }
         }
-        if size > limit { Err(ReadError::TooLarge(limit)) } else { Ok(kept.freeze()) }
+        if size > limit { Err(ReadError::TooLarge(limit)) } else { Ok((kept.freeze(), taken)) }
     };
-    let read = tokio::time::timeout(app.limits.body, all).await.unwrap_or(Err(ReadError::Slow));
-    read.map(|body| (body, taken))
+    tokio::time::timeout(app.limits.body, all).await.unwrap_or(Err(ReadError::Slow))
 }
 
 fn content_type(request: &Request<Body>) -> String {
