@@ -108,6 +108,7 @@ pub(crate) async fn one(call: &Arc<Call>) -> Result<Answer, ApiError> {
             "this namespace may not be deleted",
         ));
     }
+    warn_of_orphans(call, &options);
     match delete(call, &call.key(), &call.info.name, &options).await? {
         Deleted::Waiting(stored) => {
             // Who asked explicitly not to orphan is told that the deletion is only accepted.
@@ -160,6 +161,7 @@ type Meant = (Arc<str>, Arc<Stored>);
 pub(crate) async fn collection(call: &Arc<Call>) -> Result<Answer, ApiError> {
     let options = Options::of(call)?;
     let selection = Selection::of(call)?;
+    warn_of_orphans(call, &options);
     let (meant, rv): (Vec<Meant>, u64) = {
         let store = lock(&call.server.0.store);
         let meant = store
@@ -280,7 +282,7 @@ fn next(call: &Call, current: &Value, options: &Options, instances: bool) -> Ste
             true
         }
     };
-    let mut finalizers = finalizers(current, options);
+    let mut finalizers = finalizers(current, options, orphans_by_default(call));
     if instances && !finalizers.iter().any(|one| one == CLEANUP) {
         finalizers.push(CLEANUP.to_owned());
     }
@@ -375,29 +377,44 @@ fn grace(call: &Call, current: &Value, options: &Options, now: Timestamp) -> Gra
 }
 
 /// The finalizers the object has while it goes: its own, and what the garbage collector has to do for its dependents.
-fn finalizers(current: &Value, options: &Options) -> Vec<String> {
+///
+/// The options decide, else what the object asks for already, else the kind.
+fn finalizers(current: &Value, options: &Options, orphans: bool) -> Vec<String> {
     let own: Vec<&str> = object::finalizers(current).collect();
-    if object::is_deleting(current) && options.propagation.is_none() && options.orphan.is_none() {
-        return own.into_iter().map(str::to_owned).collect();
-    }
-    let has = |name: &str| own.contains(&name);
-    let (orphan, foreground) = match (options.orphan, options.propagation.as_deref()) {
-        (Some(orphan), _) => (orphan, false),
-        (None, Some("Orphan")) => (true, false),
-        (None, Some("Foreground")) => (false, true),
-        (None, Some(_)) => (false, false),
-        (None, None) => (has("orphan"), has("foregroundDeletion")),
+    let asked = own.iter().find(|one| COLLECTOR.contains(*one)).copied();
+    let wanted = match (options.orphan, options.propagation.as_deref()) {
+        (Some(true), _) | (None, Some("Orphan")) => Some(ORPHAN),
+        (None, Some("Foreground")) => Some(FOREGROUND),
+        (Some(false), _) | (None, Some(_)) => None,
+        (None, None) => asked.or(orphans.then_some(ORPHAN)),
     };
-    let mut kept: Vec<String> = own
-        .iter()
-        .filter(|one| **one != "orphan" && **one != "foregroundDeletion")
-        .map(|one| (*one).to_owned())
-        .collect();
-    if orphan {
-        kept.push("orphan".to_owned());
+    let others = own.iter().filter(|one| !COLLECTOR.contains(*one)).copied();
+    let kept: Vec<&str> = others.chain(wanted).collect();
+    let same = kept.len() == own.len() && kept.iter().all(|one| own.contains(one));
+    (if same { own } else { kept }).into_iter().map(str::to_owned).collect()
+}
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+/// What the garbage collector takes away when it has seen to the dependents.
+const COLLECTOR: [&str; 2] = [ORPHAN, FOREGROUND];
+
+/// Kinds that keep their dependents unless told otherwise: they are older than the garbage collector.
+/// <https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/registry/batch/job/strategy.go>
+fn orphans_by_default(call: &Call) -> bool {
+    matches!(
+        (call.resource.group.as_str(), call.info.version.as_str(), call.resource.plural.as_str()),
+        ("batch", "v1", "jobs") | ("", "v1", "replicationcontrollers")
+    )
+}
+
+const KEPT_PODS: &str = "child pods are preserved by default when jobs are deleted; \
+                         set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+
+/// Tells who deletes Jobs without a policy that their pods stay.
+fn warn_of_orphans(call: &Call, options: &Options) {
+    let unsaid = options.propagation.is_none() && options.orphan.is_none();
+    if unsaid && call.resource.plural == "jobs" && orphans_by_default(call) {
+        call.warn(KEPT_PODS);
     }
-    if foreground {
-        kept.push("foregroundDeletion".to_owned());
-    }
-    kept
 }

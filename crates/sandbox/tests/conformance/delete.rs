@@ -17,6 +17,7 @@ cases! {
     background_deletion_takes_the_dependents,
     foreground_deletion_takes_the_dependents_first,
     orphans_lose_their_owner,
+    jobs_and_replication_controllers_leave_their_dependents,
     a_dependent_with_another_owner_stays,
     a_dependent_of_nobody_is_collected,
     a_deleted_namespace_is_emptied,
@@ -163,6 +164,51 @@ async fn orphans_lose_their_owner(t: Target) {
     t.until(&format!("{MAPS}/owner"), "the owner is gone", |a| a.code == 404).await;
     let child = t.quiet(Call::new("GET", &format!("{MAPS}/child"))).await;
     t.note(&format!("the child stays: {} owners {}", child.code, child.json["metadata"]["ownerReferences"]));
+}
+
+async fn jobs_and_replication_controllers_leave_their_dependents(t: Target) {
+    // Their controllers write as well: only what no controller touches is written down.
+    const JOBS: &str = "/apis/batch/v1/namespaces/{ns}/jobs";
+    const CONTROLLERS: &str = "/api/v1/namespaces/{ns}/replicationcontrollers";
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i:1"}]});
+    let job = |name: &str, finalizers: Value| json!({"metadata": {"name": name, "finalizers": finalizers}, "spec": {"suspend": true, "template": {"spec": spec}}});
+    let deleted = async |path: &str, options: Value| {
+        let answer = t.quiet(Call::new("DELETE", path).json(&options)).await;
+        let shown = if answer.json["kind"] == "Status" { "gone" } else { "stays" };
+        let finalizers = answer.json["metadata"]["finalizers"].to_string();
+        let warnings: Vec<&str> =
+            answer.headers.get_all("warning").iter().map(|one| one.to_str().unwrap()).collect();
+        t.note(&format!("{path} {options}\n  {} {shown} {finalizers} {warnings:?}", answer.code));
+    };
+    let owner = t.given(JOBS, job("a", json!(null))).await;
+    let reference = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "a", "uid": owner.uid()});
+    t.given(MAPS, json!({"metadata": {"name": "child", "ownerReferences": [reference]}})).await;
+    for options in [
+        json!({"dryRun": ["All"]}),
+        json!({"dryRun": ["All"], "propagationPolicy": "Background"}),
+        json!({"dryRun": ["All"], "propagationPolicy": "Foreground"}),
+        json!({"dryRun": ["All"], "propagationPolicy": "Orphan"}),
+        json!({"dryRun": ["All"], "orphanDependents": false}),
+        json!({"dryRun": ["All"], "orphanDependents": true}),
+    ] {
+        deleted(&format!("{JOBS}/a"), options).await;
+    }
+    deleted(&format!("{JOBS}?labelSelector=l%3Dnone"), json!({})).await;
+    t.given(JOBS, job("waits", json!(["foregroundDeletion", "example.com/hold"]))).await;
+    deleted(&format!("{JOBS}/waits"), json!({"dryRun": ["All"]})).await;
+    t.quiet(Call::new("PATCH", &format!("{JOBS}/waits")).body(MERGE, r#"{"metadata":{"finalizers":null}}"#))
+        .await;
+    deleted(&format!("{JOBS}/a"), json!({})).await;
+    t.until(&format!("{JOBS}/a"), "the job is gone", |a| a.code == 404).await;
+    let child = t.quiet(Call::new("GET", &format!("{MAPS}/child"))).await;
+    t.note(&format!("the child stays: {} owners {}", child.code, child.json["metadata"]["ownerReferences"]));
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    let controller = json!({"metadata": {"name": "a"}, "spec": {"replicas": 0, "selector": {"a": "b"}, "template": template}});
+    t.given(CONTROLLERS, controller).await;
+    deleted(&format!("{CONTROLLERS}/a"), json!({"dryRun": ["All"]})).await;
+    deleted(&format!("{CONTROLLERS}/a"), json!({})).await;
+    t.until(&format!("{CONTROLLERS}/a"), "the controller is gone", |a| a.code == 404).await;
 }
 
 async fn a_dependent_with_another_owner_stays(t: Target) {
