@@ -209,8 +209,11 @@ fn rescaled(call: &Call, paths: &ScalePaths, old: &Value, asked: &Value) -> Resu
     let mut new = old.clone();
     put(&mut new, &paths.replicas, Value::from(replicas));
     for field in ["uid", "resourceVersion"] {
-        let given = asked.pointer(&format!("/metadata/{field}")).cloned().unwrap_or_default();
-        object::set_meta(&mut new, field, given);
+        // Who names no version changes whatever is there.
+        let given = asked.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
+        if let Some(given) = given.filter(|given| !given.is_empty()) {
+            object::set_meta(&mut new, field, Value::from(given));
+        }
     }
     Ok(new)
 }

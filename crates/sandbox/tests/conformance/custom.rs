@@ -20,6 +20,7 @@ cases! {
     patches_apply_but_for_strategic_ones,
     the_status_is_written_apart,
     the_scale_is_read_and_written,
+    a_scale_without_a_version_is_written_on_what_is_there,
     versions_share_one_object,
     a_resource_is_discovered,
     selectable_fields_select,
@@ -329,6 +330,25 @@ async fn the_scale_is_read_and_written(t: Target) {
     t.get(&scale).await;
     t.get(A).await;
     t.get(&format!("{WIDGETS}/no-such/scale")).await;
+}
+
+async fn a_scale_without_a_version_is_written_on_what_is_there(t: Target) {
+    define(&t, definition()).await;
+    t.given(WIDGETS, widget(json!({"replicas": 2}))).await;
+    let scale = format!("{A}/scale");
+    let read = t.get(&scale).await;
+    t.quiet(Call::new("PATCH", A).body(MERGE, r#"{"metadata":{"labels":{"l":"1"}}}"#)).await;
+    let without = |replicas: i64| {
+        read.with(|o| {
+            o["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+            o["spec"]["replicas"] = json!(replicas);
+        })
+    };
+    t.put(&scale, without(5)).await;
+    let mut empty = without(6);
+    empty["metadata"]["resourceVersion"] = json!("");
+    t.put(&scale, empty).await;
+    t.put(&scale, read.with(|o| o["spec"]["replicas"] = json!(7))).await;
 }
 
 async fn versions_share_one_object(t: Target) {

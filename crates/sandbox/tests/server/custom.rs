@@ -98,6 +98,11 @@ async fn a_scale_reads_and_writes_the_defined_paths() {
     let patch = Patch::Merge(json!({"spec": {"replicas": 5}}));
     let scale = api.patch_scale("a", &PatchParams::default(), &patch).await.unwrap();
     assert_eq!(scale.spec.unwrap().replicas, Some(5));
+    let mut unversioned = api.get_scale("a").await.unwrap();
+    unversioned.metadata.resource_version = None;
+    unversioned.spec.as_mut().unwrap().replicas = Some(6);
+    let scale = api.replace_scale("a", &PostParams::default(), &unversioned).await.unwrap();
+    assert_eq!(scale.spec.unwrap().replicas, Some(6));
     let negative = Patch::Merge(json!({"spec": {"replicas": -5}}));
     let refused = status(api.patch_scale("a", &PatchParams::default(), &negative).await);
     assert_eq!(
