@@ -53,11 +53,26 @@ impl Host for Hosted<'_> {
 }
 
 /// What is asked about: operation, the object before and after.
+#[derive(Clone, Copy)]
 pub(crate) struct Question<'a> {
     pub(crate) operation: Operation,
     pub(crate) subresource: Option<&'a str>,
     pub(crate) old: Option<&'a Value>,
     pub(crate) new: Option<&'a Value>,
+    pub(crate) deletion: Option<&'a Deletion<'a>>,
+}
+
+impl Question<'_> {
+    /// Whether this may be done, to no object yet.
+    pub(crate) const fn of(operation: Operation) -> Self {
+        Self { operation, subresource: None, old: None, new: None, deletion: None }
+    }
+}
+
+/// How an object is to be deleted; unlike other options these may stand in the body.
+pub(crate) struct Deletion<'a> {
+    pub(crate) options: &'a Value,
+    pub(crate) dry_run: bool,
 }
 
 /// Asks the mutating webhooks; the new object as they leave it.
@@ -100,7 +115,9 @@ fn request(call: &Call, question: &Question<'_>) -> Result<Request, ApiError> {
     let api_version = shown.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     let (kind_group, kind_version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     let kind = shown.get("kind").and_then(Value::as_str).unwrap_or(&resource.kind);
-    let name = if info.name.is_empty() { object::name(shown) } else { &info.name };
+    // The deletion of a collection names none of its objects.
+    let unnamed = info.name.is_empty() && question.deletion.is_none();
+    let name = if unnamed { object::name(shown) } else { &info.name };
     let is_namespace = resource.group.is_empty() && resource.plural == "namespaces";
     let namespace = if is_namespace { name } else { &info.namespace };
     let namespace_object = if namespace.is_empty() {
@@ -122,8 +139,10 @@ fn request(call: &Call, question: &Question<'_>) -> Result<Request, ApiError> {
         name: name.to_owned(),
         namespace: namespace.to_owned(),
         namespace_object,
-        options: options(call, question.operation),
-        dry_run: info.dry_run,
+        options: question
+            .deletion
+            .map_or_else(|| options(call, question.operation), |deletion| deletion.options.clone()),
+        dry_run: question.deletion.map_or(info.dry_run, |deletion| deletion.dry_run),
         user: "system:admin".to_owned(),
         groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
         object: new,
@@ -134,7 +153,6 @@ fn request(call: &Call, question: &Question<'_>) -> Result<Request, ApiError> {
 fn options(call: &Call, operation: Operation) -> Value {
     let kind = match (operation, call.info.verb) {
         (Operation::Create, _) => "CreateOptions",
-        (Operation::Delete, _) => "DeleteOptions",
         (_, super::route::Verb::Patch) => "PatchOptions",
         _ => "UpdateOptions",
     };

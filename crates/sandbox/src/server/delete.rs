@@ -6,12 +6,14 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use super::admit::Deletion;
 use super::answer::{Answer, write_list};
-use super::decode;
 use super::effects::{CLEANUP, CRDS};
 use super::handler::Call;
 use super::read::{self, Selection};
+use super::route::Verb;
 use super::storage::{Refused, Stored, lock};
+use super::{convert, decode, pipeline};
 use crate::error::{ApiError, FieldError};
 use crate::object;
 
@@ -29,20 +31,22 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// From the body, or from the query when there is none.
+    /// From the body, or from the query when there is none: with a body nothing in the query counts.
     pub(crate) fn of(call: &Call) -> Result<Self, ApiError> {
-        let mut options = if call.body.is_empty() {
+        let options = if call.body.is_empty() {
             let text = |key: &str| Some(call.query.get(key).to_owned()).filter(|text| !text.is_empty());
+            let asked: Vec<String> = call.query.all("dryRun").map(str::to_owned).collect();
             Self {
                 grace: read::number_parameter(call, "gracePeriodSeconds")?,
                 propagation: text("propagationPolicy"),
                 orphan: text("orphanDependents").map(|_| call.query.flag("orphanDependents")),
+                dry_run: is_dry(&asked),
+                asked_dry_run: asked,
                 ..Self::default()
             }
         } else {
             Self::from_value(&decode::options(call)?)
         };
-        options.dry_run |= call.info.dry_run;
         options.check()?;
         Ok(options)
     }
@@ -58,9 +62,37 @@ impl Options {
             resource_version: text("/preconditions/resourceVersion"),
             propagation: text("/propagationPolicy"),
             orphan: value.get("orphanDependents").and_then(Value::as_bool),
-            dry_run: asked_dry_run.iter().any(|one| one == "All"),
+            dry_run: is_dry(&asked_dry_run),
             asked_dry_run,
         }
+    }
+
+    /// The grace period asked for; what is below zero counts as a second.
+    fn asked(&self) -> Option<i64> {
+        self.grace.map(|seconds| if seconds < 0 { 1 } else { seconds })
+    }
+
+    /// As webhooks are shown them, with the grace period that the object gets.
+    fn shown(&self, grace: Option<i64>) -> Value {
+        let mut shown = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        let mut preconditions = json!({});
+        for (field, given) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(given) = given {
+                object::set(&mut preconditions, field, Value::from(given.as_str()));
+            }
+        }
+        for (field, given) in [
+            ("gracePeriodSeconds", grace.map(Value::from)),
+            ("preconditions", Some(preconditions).filter(|all| *all != json!({}))),
+            ("orphanDependents", self.orphan.map(Value::from)),
+            ("propagationPolicy", self.propagation.as_deref().map(Value::from)),
+            ("dryRun", self.dry_run.then(|| json!(["All"]))),
+        ] {
+            if let Some(given) = given {
+                object::set(&mut shown, field, given);
+            }
+        }
+        shown
     }
 
     fn check(&self) -> Result<(), ApiError> {
@@ -85,6 +117,10 @@ impl Options {
         }
         Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", &errors))
     }
+}
+
+fn is_dry(asked: &[String]) -> bool {
+    asked.iter().any(|one| one == "All")
 }
 
 /// What a delete did.
@@ -179,13 +215,13 @@ pub(crate) async fn collection(call: &Arc<Call>) -> Result<Answer, ApiError> {
             Err(error) => return Err(error),
         }
     }
-    let last = super::convert::shown(call, last).await?;
+    let last = convert::shown(call, last).await?;
     let meta = json!({"resourceVersion": rv.to_string()});
     let body = write_list(&call.resource, &call.info.version, call.accept.form, &meta, &last);
     Ok(Answer::Json(StatusCode::OK, body))
 }
 
-/// Deletes an object of the call's resource as the options say.
+/// Deletes an object of the call's resource as the options say, if nobody objects who may.
 pub(crate) async fn delete(
     call: &Call,
     key: &str,
@@ -195,25 +231,31 @@ pub(crate) async fn delete(
     loop {
         let found = lock(&call.server.0.store).get(&call.table, key);
         let current = found.ok_or_else(|| ApiError::not_found(&call.resource, name))?;
-        check_preconditions(call, name, &current.value, options)?;
-        super::pipeline::delete(call, &current.value).await?;
-        let instances = call.table == CRDS && !options.dry_run && call.server.clear_instances(&current.value);
-        let step = next(call, &current.value, options, instances);
+        let seen = convert::seen(call, &current).await?;
+        check_preconditions(call, name, &seen, options)?;
+        let grace = grace(call, &seen, options, call.server.now());
+        if matches!(grace, Grace::Pending) {
+            return Ok(Deleted::Waiting(current));
+        }
+        let shown = options.shown(grace.shown(call, &seen, options));
+        pipeline::delete(call, &seen, &Deletion { options: &shown, dry_run: options.dry_run }).await?;
+        let instances = call.table == CRDS && !options.dry_run && call.server.clear_instances(&seen);
+        let step = next(call, &seen, options, &grace, instances);
         if options.dry_run {
             return Ok(match step {
-                Step::Wait => Deleted::Waiting(current),
                 Step::Mark(value) => Deleted::Waiting(Stored::as_is(value, current.rv)),
                 Step::Remove(None) => Deleted::Gone(current),
                 Step::Remove(Some(value)) => Deleted::Gone(Stored::as_is(value, current.rv)),
             });
         }
-        let (outcome, gone) = {
-            let mut store = lock(&call.server.0.store);
-            match step {
-                Step::Wait => return Ok(Deleted::Waiting(current)),
-                Step::Mark(value) if value == current.value => return Ok(Deleted::Waiting(current)),
-                Step::Mark(value) => (store.replace(&call.table, key, current.rv, value), false),
-                Step::Remove(last) => (store.remove(&call.table, key, current.rv, last), true),
+        let (outcome, gone) = match step {
+            Step::Mark(value) if value == *seen => return Ok(Deleted::Waiting(current)),
+            Step::Mark(value) => {
+                let value = convert::stored(call, value).await?;
+                (lock(&call.server.0.store).replace(&call.table, key, current.rv, value), false)
+            }
+            Step::Remove(last) => {
+                (lock(&call.server.0.store).remove(&call.table, key, current.rv, last), true)
             }
         };
         match outcome {
@@ -258,8 +300,6 @@ fn check_preconditions(call: &Call, name: &str, current: &Value, options: &Optio
 }
 
 enum Step {
-    /// It waits already.
-    Wait,
     /// It becomes this and waits.
     Mark(Value),
     /// It goes at once, with this as its last state if it is not the current one.
@@ -267,12 +307,10 @@ enum Step {
 }
 
 /// What a delete of an object in this state does.
-fn next(call: &Call, current: &Value, options: &Options, instances: bool) -> Step {
-    let now = call.server.now();
+fn next(call: &Call, current: &Value, options: &Options, grace: &Grace, instances: bool) -> Step {
     let mut value = current.clone();
-    let graceful = match grace(call, current, options, now) {
-        Grace::Pending => return Step::Wait,
-        Grace::None => false,
+    let graceful = match *grace {
+        Grace::Pending | Grace::None => false,
         Grace::Until(at, seconds) => {
             if !object::is_deleting(current) {
                 raise_generation(&mut value);
@@ -301,7 +339,7 @@ fn next(call: &Call, current: &Value, options: &Options, instances: bool) -> Ste
     }
     if !object::is_deleting(current) {
         raise_generation(&mut value);
-        object::set_meta(&mut value, "deletionTimestamp", Value::from(object::time(now)));
+        object::set_meta(&mut value, "deletionTimestamp", Value::from(call.server.time()));
     }
     if call.resource.plural == "namespaces" && call.resource.group.is_empty() {
         // Namespaces show their end in their phase and have no grace period.
@@ -338,12 +376,24 @@ enum Grace {
     Until(Timestamp, i64),
 }
 
+impl Grace {
+    /// The `gracePeriodSeconds` that webhooks are shown: of a pod that begins to go the one it gets, else as asked;
+    /// all objects of a collection go by the options as they came.
+    fn shown(&self, call: &Call, current: &Value, options: &Options) -> Option<i64> {
+        match self {
+            _ if call.info.verb == Verb::DeleteCollection => options.grace,
+            Self::Until(_, seconds) if !object::is_deleting(current) => Some(*seconds),
+            _ => options.asked(),
+        }
+    }
+}
+
 /// The grace period of a deletion; only pods have one.
 fn grace(call: &Call, current: &Value, options: &Options, now: Timestamp) -> Grace {
     if call.resource.plural != "pods" || !call.resource.group.is_empty() {
         return Grace::None;
     }
-    let asked = options.grace.map(|seconds| if seconds < 0 { 1 } else { seconds });
+    let asked = options.asked();
     let later = |from: Timestamp, seconds: i64| {
         from.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
     };

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::admit::{self, CONFIGURATIONS, Question};
+use super::admit::{self, CONFIGURATIONS, Deletion, Question};
 use super::handler::Call;
 use super::patches::Form;
 use super::storage::lock;
@@ -152,7 +152,7 @@ pub(crate) async fn create(call: &Call, value: &mut Value, tracked: bool) -> Res
     if !tracked {
         owners::track(call, None, value);
     }
-    let question = Question { operation: Operation::Create, subresource: None, old: None, new: Some(value) };
+    let question = Question { new: Some(value), ..Question::of(Operation::Create) };
     if let Some(mutated) = admit::mutate(call, &question).await? {
         *value = mutated;
     }
@@ -171,7 +171,7 @@ pub(crate) async fn create(call: &Call, value: &mut Value, tracked: bool) -> Res
         errors.extend(admission::validate_configuration(value));
     }
     refuse(call, value, &errors)?;
-    let question = Question { operation: Operation::Create, subresource: None, old: None, new: Some(value) };
+    let question = Question { new: Some(value), ..Question::of(Operation::Create) };
     admit::validate(call, &question).await
 }
 
@@ -233,8 +233,8 @@ pub(crate) async fn update(
     if !tracked {
         owners::track(call, Some(old), new);
     }
-    let operation = Operation::Update;
-    let question = Question { operation, subresource, old: Some(old), new: Some(new) };
+    let asked = Question { subresource, old: Some(old), ..Question::of(Operation::Update) };
+    let question = Question { new: Some(new), ..asked };
     if let Some(mutated) = admit::mutate(call, &question).await?
         && subresource != Some("scale")
     {
@@ -258,7 +258,7 @@ pub(crate) async fn update(
         errors.extend(admission::validate_configuration(new));
     }
     refuse(call, new, &errors)?;
-    let question = Question { operation, subresource, old: Some(old), new: Some(new) };
+    let question = Question { new: Some(new), ..asked };
     admit::validate(call, &question).await
 }
 
@@ -273,17 +273,17 @@ fn prepare_update(call: &Call, subresource: Option<&str>, old: &Value, new: &mut
 }
 
 /// Asks who may object to a deletion.
-pub(crate) async fn delete(call: &Call, current: &Value) -> Result<(), ApiError> {
+pub(crate) async fn delete(call: &Call, current: &Value, deletion: &Deletion<'_>) -> Result<(), ApiError> {
     let question =
-        Question { operation: Operation::Delete, subresource: None, old: Some(current), new: None };
+        Question { old: Some(current), deletion: Some(deletion), ..Question::of(Operation::Delete) };
     admit::mutate(call, &question).await?;
     admit::validate(call, &question).await
 }
 
 /// Asks about an object that is posted to a subresource and not stored: an eviction, a binding.
 pub(crate) async fn posted(call: &Call, posted: &Value) -> Result<(), ApiError> {
-    let (operation, subresource) = (Operation::Create, call.subresource());
-    let question = Question { operation, subresource, old: None, new: Some(posted) };
+    let subresource = call.subresource();
+    let question = Question { subresource, new: Some(posted), ..Question::of(Operation::Create) };
     admit::mutate(call, &question).await?;
     admit::validate(call, &question).await
 }

@@ -6,10 +6,14 @@ use bytes::Bytes;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kruise_sandbox::server::Server;
 use kruise_sandbox::webhook::InProcess;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
+    PropagationPolicy,
+};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -232,5 +236,91 @@ async fn a_webhook_that_is_not_there_fails_the_request_or_is_ignored() {
             }
             _ => assert!(made.is_ok(), "{policy}"),
         }
+    }
+}
+
+/// A server whose deletions and evictions are all admitted, and the requests that its webhook was asked about.
+async fn watched(rules: Value) -> (Client, Arc<Mutex<Vec<Value>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let hooks = hooks(&Asked::default());
+    let noted = Arc::clone(&asked);
+    hooks.route(format!("{HOST}/watch"), move |body| {
+        let review = read(&body);
+        noted.lock().unwrap().push(review["request"].clone());
+        let response = json!({"uid": text(&review, "/request/uid"), "allowed": true});
+        std::future::ready(Ok(answer(&review, &response)))
+    });
+    let client = server_with(|config| config.webhooks = Arc::new(hooks)).client();
+    let definition: CustomResourceDefinition = serde_yaml_ng::from_str(DEFINITION).unwrap();
+    Api::all(client.clone()).create(&PostParams::default(), &definition).await.unwrap();
+    let mut watching: ValidatingWebhookConfiguration = configuration("watch", &[], "Fail");
+    watching.webhooks.as_mut().unwrap()[0].rules = object(rules);
+    Api::all(client.clone()).create(&PostParams::default(), &watching).await.unwrap();
+    (client, asked)
+}
+
+fn pod(name: &str) -> Pod {
+    object(
+        json!({"metadata": {"name": name}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}}),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_is_shown_in_the_version_of_the_request_and_with_its_options() {
+    let rules =
+        json!([{"apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"], "operations": ["DELETE"]}]);
+    let (client, asked) = watched(rules).await;
+    let seen = || std::mem::take(&mut *asked.lock().unwrap());
+    let (beta, alpha) = (sets(&client, "v1beta1"), sets(&client, "v1alpha1"));
+    let made = beta.create(&PostParams::default(), &set("v1beta1", "a", 1)).await.unwrap();
+    let params = DeleteParams {
+        dry_run: true,
+        propagation_policy: Some(PropagationPolicy::Foreground),
+        preconditions: Some(Preconditions { uid: made.metadata.uid.clone(), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    alpha.delete("a", &params).await.unwrap();
+    let reviews = seen();
+    let [review] = reviews.as_slice() else { panic!("{reviews:?}") };
+    assert_eq!(review["dryRun"], json!(true), "the body says so");
+    assert_eq!(review["oldObject"]["apiVersion"], json!("apps.kruise.io/v1alpha1"));
+    assert_eq!(review["oldObject"]["metadata"]["annotations"]["converted"], json!("yes"));
+    let options = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1", "propagationPolicy": "Foreground",
+        "preconditions": {"uid": made.metadata.uid}, "dryRun": ["All"]});
+    assert_eq!(review["options"], options);
+    beta.get("a").await.unwrap();
+    alpha.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+    let reviews = seen();
+    assert_eq!((&reviews[0]["name"], text(&reviews[0], "/oldObject/metadata/name")), (&Value::Null, "a"));
+
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    pods.create(&PostParams::default(), &pod("a")).await.unwrap();
+    for (params, shown) in [
+        (DeleteParams::default(), Some(30)),
+        // It goes already, and sooner than that.
+        (DeleteParams::default().grace_period(60), None),
+        (DeleteParams::default().grace_period(5), Some(5)),
+    ] {
+        pods.delete("a", &params).await.unwrap();
+        let graces: Vec<i64> =
+            seen().iter().filter_map(|review| review["options"]["gracePeriodSeconds"].as_i64()).collect();
+        assert_eq!(graces, Vec::from_iter(shown));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_query_says_counts_for_nothing_when_a_deletion_has_a_body() {
+    let client = server_with(|_| {}).client();
+    let maps = super::config_maps(&client);
+    for (query, body, left) in [("dryRun=All", "", true), ("dryRun=Some&propagationPolicy=Odd", "{}", false)]
+    {
+        let made = maps.create(&PostParams::default(), &super::config_map("a")).await;
+        assert!(made.is_ok());
+        let path = format!("/api/v1/namespaces/default/configmaps/a?{query}");
+        let request = http::Request::delete(path).header("content-type", "application/json");
+        let answer: Value = client.request(request.body(body.as_bytes().to_vec()).unwrap()).await.unwrap();
+        assert_eq!(answer["status"], json!("Success"));
+        assert_eq!(maps.get_opt("a").await.unwrap().is_some(), left, "{query}");
+        let _ = maps.delete("a", &DeleteParams::default()).await;
     }
 }
