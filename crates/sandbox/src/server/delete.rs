@@ -228,6 +228,21 @@ pub(crate) async fn delete(
     name: &str,
     options: &Options,
 ) -> Result<Deleted, ApiError> {
+    remove(call, key, name, options, true).await
+}
+
+/// The same for what was admitted as something else: nobody is asked.
+pub(crate) async fn delete_admitted(call: &Call, options: &Options) -> Result<Deleted, ApiError> {
+    remove(call, &call.key(), &call.info.name, options, false).await
+}
+
+async fn remove(
+    call: &Call,
+    key: &str,
+    name: &str,
+    options: &Options,
+    asks: bool,
+) -> Result<Deleted, ApiError> {
     loop {
         let found = lock(&call.server.0.store).get(&call.table, key);
         let current = found.ok_or_else(|| ApiError::not_found(&call.resource, name))?;
@@ -237,8 +252,10 @@ pub(crate) async fn delete(
         if matches!(grace, Grace::Pending) {
             return Ok(Deleted::Waiting(current));
         }
-        let shown = options.shown(grace.shown(call, &seen, options));
-        pipeline::delete(call, &seen, &Deletion { options: &shown, dry_run: options.dry_run }).await?;
+        if asks {
+            let shown = options.shown(grace.shown(call, &seen, options));
+            pipeline::delete(call, &seen, &Deletion { options: &shown, dry_run: options.dry_run }).await?;
+        }
         let instances = call.table == CRDS && !options.dry_run && call.server.clear_instances(&seen);
         let step = next(call, &seen, options, &grace, instances);
         if options.dry_run {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::decode;
-use super::delete::{Options, delete};
+use super::delete::{Options, delete_admitted};
 use super::handler::Call;
 use super::pipeline::{self, Rules};
 use super::storage::{Stored, lock};
@@ -27,10 +27,11 @@ pub(crate) async fn evict(call: &Arc<Call>) -> Result<Answer, ApiError> {
     if object::name(&eviction) != call.info.name {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
+    // Only the eviction is admitted, as what webhooks make of it; they are not asked about the deletion.
+    let eviction = pipeline::posted(call, typed(eviction, "policy/v1", "Eviction")).await?;
     let mut options = eviction.get("deleteOptions").map(Options::from_value).unwrap_or_default();
     options.dry_run |= call.info.dry_run;
     let pod = lock(&call.server.0.store).get(&call.table, &call.key()).ok_or_else(|| call.not_found())?;
-    pipeline::posted(call, &typed(eviction, "policy/v1", "Eviction")).await?;
     if !may_ignore_budget(&pod.value)
         && let Some(budget) = budget_of(call, &pod.value)?
     {
@@ -47,7 +48,7 @@ pub(crate) async fn evict(call: &Arc<Call>) -> Result<Answer, ApiError> {
             *version = marked.rv.to_string();
         }
     }
-    delete(call, &call.key(), &call.info.name, &options).await?;
+    delete_admitted(call, &options).await?;
     let done =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(Answer::with(StatusCode::CREATED, &done))

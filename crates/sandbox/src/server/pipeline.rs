@@ -280,12 +280,13 @@ pub(crate) async fn delete(call: &Call, current: &Value, deletion: &Deletion<'_>
     admit::validate(call, &question).await
 }
 
-/// Asks about an object that is posted to a subresource and not stored: an eviction, a binding.
-pub(crate) async fn posted(call: &Call, posted: &Value) -> Result<(), ApiError> {
-    let subresource = call.subresource();
-    let question = Question { subresource, new: Some(posted), ..Question::of(Operation::Create) };
-    admit::mutate(call, &question).await?;
-    admit::validate(call, &question).await
+/// Asks about an object that is posted to a subresource and not stored, an eviction or a binding; it as webhooks leave it.
+pub(crate) async fn posted(call: &Call, posted: Value) -> Result<Value, ApiError> {
+    let asked = Question { subresource: call.subresource(), ..Question::of(Operation::Create) };
+    let mutated = admit::mutate(call, &Question { new: Some(&posted), ..asked }).await?;
+    let posted = mutated.unwrap_or(posted);
+    admit::validate(call, &Question { new: Some(&posted), ..asked }).await?;
+    Ok(posted)
 }
 
 fn refuse(call: &Call, value: &Value, errors: &[FieldError]) -> Result<(), ApiError> {

@@ -228,7 +228,7 @@ async fn bind(call: &Call) -> Result<Answer, ApiError> {
     if lock(&call.server.0.store).get(&call.table, &call.key()).is_none() {
         return Err(call.not_found());
     }
-    pipeline::posted(call, &typed(binding.clone(), "v1", "Binding")).await?;
+    let binding = pipeline::posted(call, typed(binding, "v1", "Binding")).await?;
     bind_pod(call, &binding).await
 }
 

@@ -11,8 +11,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kruise_sandbox::server::Server;
 use kruise_sandbox::webhook::InProcess;
 use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
-    PropagationPolicy,
+    ApiResource, DeleteParams, DynamicObject, EvictParams, ListParams, Patch, PatchParams, PostParams,
+    Preconditions, PropagationPolicy,
 };
 use kube::core::GroupVersionKind;
 use kube::{Api, Client};
@@ -323,4 +323,45 @@ async fn what_the_query_says_counts_for_nothing_when_a_deletion_has_a_body() {
         assert_eq!(maps.get_opt("a").await.unwrap().is_some(), left, "{query}");
         let _ = maps.delete("a", &DeleteParams::default()).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_eviction_is_admitted_and_the_deletion_it_leads_to_is_not() {
+    let rules = json!([{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods", "pods/eviction"],
+        "operations": ["CREATE", "DELETE", "UPDATE"]}]);
+    let (client, asked) = watched(rules).await;
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    pods.create(&PostParams::default(), &pod("a")).await.unwrap();
+    asked.lock().unwrap().clear();
+    pods.evict("a", &EvictParams::default()).await.unwrap();
+    assert!(pods.get("a").await.unwrap().metadata.deletion_timestamp.is_some());
+    let reviews = asked.lock().unwrap().clone();
+    let asked: Vec<_> =
+        reviews.iter().map(|one| (text(one, "/operation"), text(one, "/subResource"))).collect();
+    assert_eq!(asked, [("CREATE", "eviction")]);
+}
+
+/// Makes every eviction one that is only tried.
+fn only_try(review: &Value) -> Bytes {
+    let patch = json!([{"op": "add", "path": "/deleteOptions", "value": {"dryRun": ["All"]}}]).to_string();
+    let response = json!({
+        "uid": text(review, "/request/uid"), "allowed": true, "patchType": "JSONPatch",
+        "patch": k8s_openapi::ByteString(patch.into_bytes()),
+    });
+    answer(review, &response)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_eviction_is_carried_out_as_webhooks_leave_it() {
+    let hooks = InProcess::new();
+    hooks.route(format!("{HOST}/try"), move |body| std::future::ready(Ok(only_try(&read(&body)))));
+    let client = server_with(|config| config.webhooks = Arc::new(hooks)).client();
+    let mut trying: MutatingWebhookConfiguration = configuration("try", &[], "Fail");
+    trying.webhooks.as_mut().unwrap()[0].rules = object(json!([{"apiGroups": [""], "apiVersions": ["v1"],
+        "resources": ["pods/eviction"], "operations": ["CREATE"]}]));
+    Api::all(client.clone()).create(&PostParams::default(), &trying).await.unwrap();
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    pods.create(&PostParams::default(), &pod("a")).await.unwrap();
+    pods.evict("a", &EvictParams::default()).await.unwrap();
+    assert_eq!(pods.get("a").await.unwrap().metadata.deletion_timestamp, None);
 }
