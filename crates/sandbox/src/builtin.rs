@@ -4,7 +4,7 @@
 //! singular, kind, scope, short names, categories, verbs and subresources; `-` stands for nothing, and in the column of
 //! the verbs for all eight.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 
 use crate::resource::{Conversion, Resource, Version};
@@ -113,6 +113,7 @@ fn parse(line: &'static str) -> Option<Row> {
         storage: (*versions.first()?).to_owned(),
         conversion: Conversion::None,
         custom: false,
+        schemas: BTreeMap::new(),
     };
     Some(Row { resource, verbs: if verbs.is_empty() { ALL_VERBS.to_vec() } else { verbs } })
 }

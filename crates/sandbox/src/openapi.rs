@@ -176,6 +176,8 @@ fn references(schema: &Value, found: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::resource::Conversion;
 
@@ -206,6 +208,7 @@ mod tests {
             storage: "v1".to_owned(),
             conversion: Conversion::None,
             custom: true,
+            schemas: BTreeMap::new(),
         }));
         served
     }

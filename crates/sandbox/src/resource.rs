@@ -1,5 +1,6 @@
 //! What the server serves: one [`Resource`] per group and plural name, built in or from a CustomResourceDefinition.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -33,6 +34,8 @@ pub struct Resource {
     pub conversion: Conversion,
     /// True for resources of a CustomResourceDefinition.
     pub custom: bool,
+    /// The compiled schemas of all versions of a custom resource, also of those that are not served, by their names.
+    pub schemas: BTreeMap<String, Option<Structural>>,
 }
 
 /// How versions of a custom resource are converted.
@@ -74,6 +77,14 @@ impl Resource {
     /// The named served version.
     pub fn version(&self, name: &str) -> Option<&Version> {
         self.versions.iter().find(|version| version.name == name)
+    }
+
+    /// The schema of an object's own version, which may be one that is not served any more; the error is a version that
+    /// the resource does not have.
+    pub fn schema_of(&self, object: &Value) -> Result<Option<&Structural>, String> {
+        let api_version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+        let name = api_version.rsplit_once('/').map_or(api_version, |(_, name)| name);
+        self.schemas.get(name).map(Option::as_ref).ok_or_else(|| api_version.to_owned())
     }
 
     /// `plural.group`, as error messages name a resource: `pods`, `clonesets.apps.kruise.io`.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -20,6 +21,7 @@ fn resource(conversion: Conversion) -> Resource {
         storage: "v1".into(),
         conversion,
         custom: true,
+        schemas: BTreeMap::new(),
     }
 }
 

@@ -8,7 +8,7 @@ mod validation;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
@@ -111,11 +111,15 @@ pub fn resources(crd: &Value) -> Result<Resource, Vec<FieldError>> {
     let names = spec.get("names").unwrap_or(&Value::Null);
     let group = text(spec, "group").to_owned();
     let kind = text(names, "kind").to_owned();
-    let mut served = Vec::new();
+    let (mut served, mut schemas) = (Vec::new(), BTreeMap::new());
     for (at, version) in versions(crd).iter().enumerate() {
+        let path = Path::new("spec").child("versions").index(at).child("schema").child("openAPIV3Schema");
+        let schema = version.pointer("/schema/openAPIV3Schema");
+        let compiled = schema.map(|schema| compiled(schema, &path)).transpose()?;
+        let structural = compiled.as_ref().map(|(_, structural)| structural.clone());
+        schemas.insert(text(version, "name").to_owned(), structural);
         if version.get("served") == Some(&Value::Bool(true)) {
-            let path = Path::new("spec").child("versions").index(at).child("schema").child("openAPIV3Schema");
-            served.push(read_version(version, &group, &kind, &path)?);
+            served.push(read_version(version, &group, &kind, compiled));
         }
     }
     served.sort_by_key(|version| Reverse(priority(&version.name)));
@@ -130,15 +134,14 @@ pub fn resources(crd: &Value) -> Result<Resource, Vec<FieldError>> {
         storage: storage_version(crd),
         conversion: conversion(spec),
         custom: true,
+        schemas,
         group,
         kind,
     })
 }
 
-fn read_version(version: &Value, group: &str, kind: &str, path: &Path) -> Result<Version, Vec<FieldError>> {
+fn read_version(version: &Value, group: &str, kind: &str, compiled: Option<Compiled>) -> Version {
     let name = text(version, "name");
-    let schema = version.pointer("/schema/openAPIV3Schema");
-    let compiled = schema.map(|schema| compiled(schema, path)).transpose()?;
     let scale = version.pointer("/subresources/scale").filter(|scale| !scale.is_null());
     let status = version.pointer("/subresources/status").filter(|status| !status.is_null());
     let subresources = [("status", status.is_some()), ("scale", scale.is_some())];
@@ -146,7 +149,7 @@ fn read_version(version: &Value, group: &str, kind: &str, path: &Path) -> Result
     let warning = version.get("deprecationWarning").and_then(Value::as_str).map(str::to_owned);
     let selectable =
         version.get("selectableFields").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    Ok(Version {
+    Version {
         name: name.to_owned(),
         schema: compiled.as_ref().map(|(schema, _)| Arc::clone(schema)),
         structural: compiled.map(|(_, structural)| structural),
@@ -163,10 +166,12 @@ fn read_version(version: &Value, group: &str, kind: &str, path: &Path) -> Result
             .collect(),
         deprecation: deprecated
             .then(|| warning.unwrap_or_else(|| format!("{group}/{name} {kind} is deprecated"))),
-    })
+    }
 }
 
-type Known = HashMap<String, (Arc<Value>, Structural)>;
+/// A schema as it stands in the definition, and compiled.
+type Compiled = (Arc<Value>, Structural);
+type Known = HashMap<String, Compiled>;
 
 /// Compiled schemas by their text. Tests and simulations define the same resources over and over.
 static COMPILED: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
@@ -174,7 +179,7 @@ static COMPILED: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 const MOST_KEPT: usize = 256;
 
 /// The compiled form of a schema.
-fn compiled(schema: &Value, path: &Path) -> Result<(Arc<Value>, Structural), Vec<FieldError>> {
+fn compiled(schema: &Value, path: &Path) -> Result<Compiled, Vec<FieldError>> {
     let key = schema.to_string();
     let known = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = known().get(&key) {

@@ -132,9 +132,9 @@ fn strict_error(call: &Call, unknown: &[String]) -> Option<String> {
     }
 }
 
-/// Fills in the fields that have a default.
+/// Fills in the fields that have a default in the object's own version: webhooks may be asked in another than the request's.
 pub(crate) fn default(call: &Call, value: &mut Value) {
-    if let Some(schema) = structural(call) {
+    if let Ok(Some(schema)) = call.resource.schema_of(value) {
         schema.default(value);
     }
     kinds::default(&call.resource, value);

@@ -88,7 +88,7 @@ pub(crate) fn number_parameter(call: &Call, key: &str) -> Result<Option<i64>, Ap
 
 /// Answers with one stored object.
 pub(crate) async fn answer(call: &Call, status: StatusCode, stored: Arc<Stored>) -> Result<Answer, ApiError> {
-    let stored = convert::shown_one(call, stored).await?;
+    let stored = convert::fresh(call, stored).await?;
     if call.accept.form == Form::Table {
         return Ok(Answer::with(status, &render::table(call, &[stored], None)?));
     }

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::journal::Journal;
 use crate::object;
+use crate::resource::Resource;
 
 /// Locks a mutex; a panic elsewhere while it was held does not matter here.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -27,8 +28,29 @@ pub(crate) struct Stored {
     /// Its resourceVersion.
     pub(crate) rv: u64,
     body: OnceLock<Bytes>,
-    converted: Mutex<Vec<(String, Arc<Stored>)>>,
+    views: Mutex<Vec<View>>,
 }
+
+/// A state as a version of a resource shows it.
+#[derive(Debug)]
+struct View {
+    by: Served,
+    version: String,
+    /// None if it is shown as it is.
+    shown: Option<Arc<Stored>>,
+}
+
+/// A resource as it is served, until its definition changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Served(pub(crate) Arc<Resource>);
+
+impl PartialEq for Served {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Served {}
 
 /// An object without `apiVersion` and `kind`, which are put in front when it is written out.
 struct Untyped<'a>(&'a Value);
@@ -55,7 +77,7 @@ impl Stored {
 
     /// An object whose metadata carry the resourceVersion already.
     pub(crate) fn as_is(value: Value, rv: u64) -> Arc<Self> {
-        Arc::new(Self { value, rv, body: OnceLock::new(), converted: Mutex::new(Vec::new()) })
+        Arc::new(Self { value, rv, body: OnceLock::new(), views: Mutex::new(Vec::new()) })
     }
 
     /// The JSON without `apiVersion` and `kind`: `{"metadata":…}`.
@@ -63,14 +85,19 @@ impl Stored {
         self.body.get_or_init(|| serde_json::to_vec(&Untyped(&self.value)).unwrap_or_default().into())
     }
 
-    /// The same state in another version, if it was converted before.
-    pub(crate) fn converted(&self, version: &str) -> Option<Arc<Self>> {
-        lock(&self.converted).iter().find(|(name, _)| name == version).map(|(_, stored)| Arc::clone(stored))
+    /// The state as the version of a resource shows it, if that is known already.
+    pub(crate) fn view(self: &Arc<Self>, by: &Arc<Resource>, version: &str) -> Option<Arc<Self>> {
+        let views = lock(&self.views);
+        let view = views.iter().find(|view| view.version == version && Arc::ptr_eq(&view.by.0, by))?;
+        Some(Arc::clone(view.shown.as_ref().unwrap_or(self)))
     }
 
-    /// Keeps the same state in another version.
-    pub(crate) fn keep_converted(&self, version: &str, stored: &Arc<Self>) {
-        lock(&self.converted).push((version.to_owned(), Arc::clone(stored)));
+    /// Keeps the state as the version of a resource shows it, in place of what former definitions of it showed.
+    pub(crate) fn keep_view(self: &Arc<Self>, by: &Arc<Resource>, version: &str, shown: &Arc<Self>) {
+        let mut views = lock(&self.views);
+        views.retain(|view| Arc::ptr_eq(&view.by.0, by) && view.version != version);
+        let shown = (!Arc::ptr_eq(self, shown)).then(|| Arc::clone(shown));
+        views.push(View { by: Served(Arc::clone(by)), version: version.to_owned(), shown });
     }
 }
 
@@ -96,10 +123,11 @@ impl EventKind {
     }
 }
 
-/// In which shape an event was encoded: kind, version, metadata only.
+/// In which shape an event was encoded: kind, resource and version, metadata only.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Shape {
     pub(crate) kind: EventKind,
+    pub(crate) by: Served,
     pub(crate) version: String,
     pub(crate) metadata_only: bool,
 }

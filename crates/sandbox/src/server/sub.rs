@@ -144,8 +144,8 @@ fn selector_text(value: &Value) -> String {
 
 async fn scale_get(call: &Call) -> Result<Answer, ApiError> {
     let found = lock(&call.server.0.store).get(&call.table, &call.key());
-    let value = convert::copy(call, &found.ok_or_else(|| call.not_found())?).await?;
-    scale_answer(call, &scale_of(call, &value)?)
+    let shown = convert::fresh(call, found.ok_or_else(|| call.not_found())?).await?;
+    scale_answer(call, &scale_of(call, &shown.value)?)
 }
 
 async fn scale_change(call: &Call) -> Result<Answer, ApiError> {
@@ -163,8 +163,8 @@ async fn scale_change(call: &Call) -> Result<Answer, ApiError> {
         Ok(new)
     })
     .await?;
-    let value = convert::copy(call, &stored).await?;
-    scale_answer(call, &scale_of(call, &value)?)
+    let shown = convert::fresh(call, stored).await?;
+    scale_answer(call, &scale_of(call, &shown.value)?)
 }
 
 fn scale_answer(call: &Call, scale: &Value) -> Result<Answer, ApiError> {

@@ -13,7 +13,7 @@ use super::answer::{Answer, BodyError, Form, write_object};
 use super::fault::{Delivery, WatchEvent};
 use super::handler::Call;
 use super::read::{Selection, number_parameter, version_awaited};
-use super::storage::{Cursor, Event, EventKind, Shape, Stored, lock};
+use super::storage::{Cursor, Event, EventKind, Served, Shape, Stored, lock};
 use super::{convert, render};
 use crate::error::{ApiError, FieldError};
 
@@ -322,6 +322,7 @@ impl Watcher {
         }
         let shape = Shape {
             kind,
+            by: Served(Arc::clone(&self.call.resource)),
             version: self.call.resource.api_version(&self.call.info.version),
             metadata_only: form == Form::Metadata,
         };

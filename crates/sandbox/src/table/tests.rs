@@ -28,6 +28,7 @@ fn resource(group: &str, version: &str, kind: &str, custom: bool, columns: Vec<V
         storage: version.to_owned(),
         conversion: Conversion::None,
         custom,
+        schemas: std::collections::BTreeMap::new(),
     }
 }
 

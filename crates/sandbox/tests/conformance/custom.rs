@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::harness::{APPLY, Answer, Call, JSON_PATCH, MERGE, STRATEGIC, Target};
 
 pub(crate) const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const WIDGETS: &str = "/apis/{group}/v1/namespaces/{ns}/widgets";
-const A: &str = "/apis/{group}/v1/namespaces/{ns}/widgets/a";
+pub(crate) const WIDGETS: &str = "/apis/{group}/v1/namespaces/{ns}/widgets";
+pub(crate) const A: &str = "/apis/{group}/v1/namespaces/{ns}/widgets/a";
 
 cases! {
     a_definition_is_accepted_and_established,
@@ -34,7 +34,7 @@ cases! {
 }
 
 /// A definition of widgets with everything the cases look at.
-fn definition() -> Value {
+pub(crate) fn definition() -> Value {
     let schema = json!({"type": "object", "properties": {
         "spec": {"type": "object", "properties": {
             "replicas": {"type": "integer", "format": "int32", "minimum": 0, "default": 1},
@@ -92,7 +92,7 @@ pub(crate) async fn define(t: &Target, definition: Value) {
     }
 }
 
-fn widget(spec: Value) -> Value {
+pub(crate) fn widget(spec: Value) -> Value {
     json!({"apiVersion": "{group}/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": spec})
 }
 

@@ -28,6 +28,7 @@ mod mask;
 mod apply;
 mod create;
 mod custom;
+mod definitions;
 mod delete;
 mod http;
 mod list;

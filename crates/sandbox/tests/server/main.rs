@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "all of this is a test")]
 
 mod custom;
+mod definitions;
 mod faults;
 mod listener;
 mod lists;
