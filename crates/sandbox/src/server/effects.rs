@@ -108,13 +108,17 @@ impl Server {
     }
 
     fn serve(&self, definition: &Value) {
-        if !is_established(definition) {
+        if !is_established(definition) || self.registry().is_served(definition) {
             return;
         }
-        if let Ok(resource) = crd::resources(definition) {
+        let Ok(resource) = crd::resources(definition) else { return };
+        let table = resource.qualified();
+        {
             let mut registry = self.0.registry.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            registry.serve(resource);
+            registry.serve(definition, resource);
         }
+        // Who watches does so by the old definition.
+        lock(&self.0.store).end_watches(&table);
     }
 
     fn withdraw(&self, definition: &Value) {

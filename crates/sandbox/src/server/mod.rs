@@ -260,6 +260,12 @@ impl Server {
         self.registry().all()
     }
 
+    /// The resource is what is served under its name: its definition has not changed.
+    fn serves(&self, resource: &Arc<Resource>) -> bool {
+        let served = self.registry().get(&resource.group, &resource.plural);
+        served.is_some_and(|served| Arc::ptr_eq(&served, resource))
+    }
+
     fn registry(&self) -> std::sync::RwLockReadGuard<'_, Registry> {
         self.0.registry.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

@@ -391,6 +391,13 @@ impl Store {
         Ok(table.history.range(first..).take(max).cloned().collect())
     }
 
+    /// Ends the watches of a table.
+    pub(crate) fn end_watches(&mut self, table: &str) {
+        if let Some(table) = self.tables.get_mut(table) {
+            table.changed = Signal::default();
+        }
+    }
+
     /// Removes a table and ends its watches.
     pub(crate) fn drop_table(&mut self, table: &str) {
         if self.tables.remove(table).is_some() {

@@ -52,7 +52,8 @@ pub(crate) async fn open(call: &Arc<Call>) -> Result<Answer, ApiError> {
             every,
             columns_sent: false,
             repeat: None,
-            ended: false,
+            // The definition may have changed between the request and here: nobody would end the watch then.
+            ended: call.resource.custom && !call.server.serves(&call.resource),
         },
         Err(error) => {
             // The real server accepts the watch and reports the expiry as its first event.

@@ -8,6 +8,7 @@ use crate::harness::{Answer, Call, JSON_PATCH, MERGE, Target};
 cases! {
     versions_show_what_they_know,
     a_changed_schema_shows_in_what_is_stored,
+    a_changed_definition_ends_watches,
 }
 
 /// The fields of the spec in a version's schema.
@@ -73,4 +74,21 @@ async fn a_changed_schema_shows_in_what_is_stored(t: Target) {
     )
     .await;
     show(t.until(A, "the note is shown again", |a| a.json["spec"]["note"] == "n").await).await;
+}
+
+async fn a_changed_definition_ends_watches(t: Target) {
+    define(&t, definition()).await;
+    let path = format!("{CRDS}/widgets.{{group}}");
+    let change = async |patch: &str| {
+        let answer = t.quiet(Call::new("PATCH", &path).body(MERGE, patch)).await;
+        assert_eq!(answer.code, 200, "{}", answer.text);
+    };
+    let version = t.quiet(Call::new("GET", WIDGETS)).await.version();
+    let mut watch = t.watch(&format!("{WIDGETS}?watch=true&resourceVersion={version}")).await;
+    change(r#"{"metadata":{"labels":{"l":"1"}}}"#).await;
+    t.given(WIDGETS, widget(json!({}))).await;
+    let event = watch.unwritten().await.unwrap();
+    t.note(&format!("{} {}", event["type"], event["object"]["metadata"]["name"]));
+    change(r#"{"spec":{"names":{"categories":["all","clothes"]}}}"#).await;
+    watch.next().await;
 }

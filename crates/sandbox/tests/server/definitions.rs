@@ -184,3 +184,35 @@ async fn an_object_is_converted_from_the_version_it_is_stored_in() {
     assert_eq!(stored(&server)[0]["apiVersion"], json!("example.com/v2"), "it is written in the new version");
     assert_eq!(stored(&server)[0]["spec"], converted);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_gets_an_object_sees_what_its_webhook_says_now() {
+    let both = json!([version("v1", true, &known()), version("v2", false, &known())]);
+    let (_server, client, word) = defined(&both).await;
+    made(&shirts(&client, "v1"), "v1", "a").await;
+    let api = shirts(&client, "v2");
+    let via = async || {
+        (api.get("a").await.unwrap().data["spec"]["via"].clone(), listed(&api).await[0]["via"].clone())
+    };
+    assert_eq!(via().await, (json!("one"), json!("one")));
+    *word.lock().unwrap() = "two";
+    assert_eq!(via().await, (json!("two"), json!("one")), "lists come from a cache");
+    change(&client, &json!({"metadata": {"labels": {"l": "1"}}})).await;
+    assert_eq!(via().await, (json!("two"), json!("one")));
+    change(&client, &json!({"spec": {"names": {"categories": ["clothes"]}}})).await;
+    assert_eq!(via().await, (json!("two"), json!("two")), "which goes with the definition");
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_end_when_their_definition_changes() {
+    let (_server, client, _) = defined(&json!([version("v1", true, &known())])).await;
+    let api = shirts(&client, "v1");
+    let mut events = api.watch(&WatchParams::default(), "0").await.unwrap().boxed();
+    let begun = tokio::time::Instant::now();
+    change(&client, &json!({"metadata": {"labels": {"l": "1"}}})).await;
+    made(&api, "v1", "a").await;
+    let Some(WatchEvent::Added(_)) = events.try_next().await.unwrap() else { panic!("no event") };
+    change(&client, &json!({"spec": {"names": {"categories": ["clothes"]}}})).await;
+    assert!(events.try_next().await.unwrap().is_none());
+    assert!(begun.elapsed().as_secs() < 60, "not because its time was up");
+}
