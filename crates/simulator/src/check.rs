@@ -34,6 +34,11 @@ trait Judge: Send {
 
     /// Takes in a change; what it breaks.
     fn changed(&mut self, table: &str, change: &Change, by_manager: bool) -> Result<(), String>;
+
+    /// Looks at where everything has come to rest; what is wrong with it.
+    fn rested(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// What stood lately; the last one stands.
@@ -176,6 +181,14 @@ impl Checker {
     /// No more faults.
     pub fn calm(&self) {
         self.state().calm = true;
+    }
+
+    /// Judges where everything has come to rest.
+    pub fn rested(&self) {
+        let mut state = self.state();
+        if let Err(what) = state.judge.rested() {
+            state.broken.get_or_insert(what);
+        }
     }
 
     /// A promise was broken that no single write shows.

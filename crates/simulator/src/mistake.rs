@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use kruise_sandbox::server::{BodyError, Service};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// A mistake that somebody could make.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,6 +23,12 @@ pub enum Mistake {
     IgnoreParallelism,
     /// `paused` of a BroadcastJob is not looked at.
     IgnorePause,
+    /// A BroadcastJob is complete as soon as no pod is active.
+    CompleteEarly,
+    /// Every `failurePolicy` of a BroadcastJob is taken for `FailFast`.
+    AlwaysFailFast,
+    /// A BroadcastJob that completes does not count the last pod.
+    MiscountTheLast,
     /// Every `concurrencyPolicy` is taken for `Allow`.
     AlwaysAllow,
     /// `status.lastScheduleTime` is not looked at: only children tell of runs.
@@ -33,9 +39,9 @@ impl Mistake {
     /// The resource that is misread.
     const fn misreads(self) -> Option<&'static str> {
         match self {
-            Self::ForgetOwnWrites => None,
+            Self::ForgetOwnWrites | Self::CompleteEarly | Self::MiscountTheLast => None,
             Self::CountSurgeTwice | Self::IgnorePartition | Self::IgnoreMaxUnavailable => Some("clonesets"),
-            Self::IgnoreParallelism | Self::IgnorePause => Some("broadcastjobs"),
+            Self::IgnoreParallelism | Self::IgnorePause | Self::AlwaysFailFast => Some("broadcastjobs"),
             Self::AlwaysAllow | Self::ForgetRuns => Some("advancedcronjobs"),
         }
     }
@@ -87,6 +93,7 @@ where
                 }
                 None => (false, false),
             };
+            let sent = if write { changed(&sent, |body| say(path, body, mistake)) } else { sent };
             let request = Request::from_parts(parts, Full::new(sent));
             let answer = tower::Service::call(&mut inner, request).await?;
             let (head, body) = answer.into_parts();
@@ -135,16 +142,20 @@ fn aged(bytes: &Bytes) -> Bytes {
 /// An object as somebody would read it who makes the mistake.
 fn read(object: &mut Value, mistake: Mistake) {
     let part = match mistake {
-        Mistake::ForgetOwnWrites => return,
+        Mistake::ForgetOwnWrites | Mistake::CompleteEarly | Mistake::MiscountTheLast => return,
         Mistake::CountSurgeTwice | Mistake::IgnorePartition | Mistake::IgnoreMaxUnavailable => {
             "/spec/updateStrategy/rollingUpdate"
         }
+        Mistake::AlwaysFailFast => "/spec/failurePolicy",
         Mistake::IgnoreParallelism | Mistake::IgnorePause | Mistake::AlwaysAllow => "/spec",
         Mistake::ForgetRuns => "/status",
     };
     let Some(part) = object.pointer_mut(part).and_then(Value::as_object_mut) else { return };
     match mistake {
-        Mistake::ForgetOwnWrites => {}
+        Mistake::ForgetOwnWrites | Mistake::CompleteEarly | Mistake::MiscountTheLast => {}
+        Mistake::AlwaysFailFast => {
+            part.insert("type".to_owned(), json!("FailFast"));
+        }
         Mistake::IgnorePartition => {
             part.insert("partition".to_owned(), json!(0));
         }
@@ -174,6 +185,31 @@ fn read(object: &mut Value, mistake: Mistake) {
             };
             part.insert("maxSurge".to_owned(), doubled);
         }
+    }
+}
+
+/// What is sent as somebody would send it who makes the mistake.
+fn say(path: &str, body: &mut Value, mistake: Mistake) {
+    if path.contains("/broadcastjobs/")
+        && path.ends_with("/status")
+        && let Some(status) = body.get_mut("status").and_then(Value::as_object_mut)
+    {
+        tell(status, mistake);
+    }
+}
+
+/// The status of a BroadcastJob as somebody would publish it who makes the mistake.
+fn tell(status: &mut Map<String, Value>, mistake: Mistake) {
+    let is = |phase: &str| status.get("phase").and_then(Value::as_str) == Some(phase);
+    let number = |field: &str| status.get(field).and_then(Value::as_i64).unwrap_or_default();
+    if mistake == Mistake::CompleteEarly && is("running") && number("active") == 0 {
+        let now = status.get("startTime").cloned().unwrap_or_default();
+        status.insert("completionTime".to_owned(), now);
+        status.insert("phase".to_owned(), json!("completed"));
+        status.insert("conditions".to_owned(), json!([{"type": "Complete", "status": "True"}]));
+    } else if mistake == Mistake::MiscountTheLast && is("completed") && number("succeeded") > 0 {
+        let succeeded = number("succeeded") - 1;
+        status.insert("succeeded".to_owned(), json!(succeeded));
     }
 }
 

@@ -367,6 +367,7 @@ impl World {
         let before = self.checker.trace().len();
         self.pass(QUIET).await?;
         let trace = self.checker.trace();
+        self.checker.rested();
         if let Some(broken) = self.checker.broken() {
             return Ok(Err(Failure::Promise(broken)));
         }

@@ -22,8 +22,8 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// Plays the seeds on all cores; a failure, if there is one.
-fn failure(seeds: Range<u64>, mistake: Option<Mistake>) -> Option<(History, Failure)> {
+/// Plays the seeds on all cores; a failure that says so, if there is one.
+fn failure(seeds: Range<u64>, mistake: Option<Mistake>, says: &str) -> Option<(History, Failure)> {
     let (next, found) = (AtomicU64::new(seeds.start), Mutex::new(None));
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
@@ -35,7 +35,9 @@ fn failure(seeds: Range<u64>, mistake: Option<Mistake>) -> Option<(History, Fail
                         return;
                     }
                     let history = History::of(seed);
-                    if let Err(failure) = run(&history, mistake) {
+                    if let Err(failure) = run(&history, mistake)
+                        && failure.to_string().contains(says)
+                    {
                         found.lock().unwrap().get_or_insert((history, failure));
                     }
                 }
@@ -50,7 +52,7 @@ fn every_history_keeps_its_promises_and_comes_to_rest() {
     let (start, count) = (number("SIM_START").unwrap_or(0), number("SIM_HISTORIES").unwrap_or(2_000));
     let seeds = number("SIM_SEED").map_or(start..start + count, |seed| seed..seed + 1);
     let begun = std::time::Instant::now();
-    if let Some((history, found)) = failure(seeds.clone(), None) {
+    if let Some((history, found)) = failure(seeds.clone(), None, "") {
         let (small, reason) = shrink(&history, found, None);
         panic!(
             "{reason}\n{small}replay: SIM_SEED={} cargo test -p kruise-simulator --test histories every_history\n",
@@ -64,8 +66,13 @@ fn every_history_keeps_its_promises_and_comes_to_rest() {
 const MISTAKE_SEEDS: Range<u64> = 0..400;
 
 fn is_noticed(mistake: Mistake) {
-    let (history, found) = failure(MISTAKE_SEEDS, Some(mistake)).unwrap_or_else(|| {
-        panic!("{mistake:?} was not noticed in {} histories", MISTAKE_SEEDS.end);
+    is_noticed_as(mistake, "");
+}
+
+/// A check may be shown to notice what another one notices as well: some history must fail with its words.
+fn is_noticed_as(mistake: Mistake, says: &str) {
+    let (history, found) = failure(MISTAKE_SEEDS, Some(mistake), says).unwrap_or_else(|| {
+        panic!("{mistake:?} was not noticed in {} histories as: {says}", MISTAKE_SEEDS.end);
     });
     println!("{mistake:?}: {found}\n{history}");
     assert!(!matches!(found, Failure::Broken(_)), "{found}");
@@ -99,6 +106,21 @@ fn a_manager_that_starts_all_pods_of_a_broadcast_at_once_is_noticed() {
 #[test]
 fn a_manager_that_does_not_pause_a_broadcast_is_noticed() {
     is_noticed(Mistake::IgnorePause);
+}
+
+#[test]
+fn a_manager_that_completes_a_broadcast_as_soon_as_no_pod_is_active_is_noticed() {
+    is_noticed_as(Mistake::CompleteEarly, "no pod has ended");
+}
+
+#[test]
+fn a_manager_that_fails_a_broadcast_for_any_failed_pod_is_noticed() {
+    is_noticed_as(Mistake::AlwaysFailFast, "failed for no reason");
+}
+
+#[test]
+fn a_manager_that_does_not_count_the_last_pod_of_a_broadcast_is_noticed() {
+    is_noticed_as(Mistake::MiscountTheLast, "an ended job's pods");
 }
 
 #[test]
