@@ -23,6 +23,10 @@ pub enum Mistake {
     IgnoreParallelism,
     /// `paused` of a BroadcastJob is not looked at.
     IgnorePause,
+    /// Pods are made from the first template, whatever revision they are labelled with.
+    CreateFromFirst,
+    /// Pods that are updated in place keep their image.
+    OnlyLabel,
     /// A BroadcastJob is complete as soon as no pod is active.
     CompleteEarly,
     /// Every `failurePolicy` of a BroadcastJob is taken for `FailFast`.
@@ -39,7 +43,11 @@ impl Mistake {
     /// The resource that is misread.
     const fn misreads(self) -> Option<&'static str> {
         match self {
-            Self::ForgetOwnWrites | Self::CompleteEarly | Self::MiscountTheLast => None,
+            Self::ForgetOwnWrites
+            | Self::CreateFromFirst
+            | Self::OnlyLabel
+            | Self::CompleteEarly
+            | Self::MiscountTheLast => None,
             Self::CountSurgeTwice | Self::IgnorePartition | Self::IgnoreMaxUnavailable => Some("clonesets"),
             Self::IgnoreParallelism | Self::IgnorePause | Self::AlwaysFailFast => Some("broadcastjobs"),
             Self::AlwaysAllow | Self::ForgetRuns => Some("advancedcronjobs"),
@@ -142,17 +150,16 @@ fn aged(bytes: &Bytes) -> Bytes {
 /// An object as somebody would read it who makes the mistake.
 fn read(object: &mut Value, mistake: Mistake) {
     let part = match mistake {
-        Mistake::ForgetOwnWrites | Mistake::CompleteEarly | Mistake::MiscountTheLast => return,
         Mistake::CountSurgeTwice | Mistake::IgnorePartition | Mistake::IgnoreMaxUnavailable => {
             "/spec/updateStrategy/rollingUpdate"
         }
         Mistake::AlwaysFailFast => "/spec/failurePolicy",
         Mistake::IgnoreParallelism | Mistake::IgnorePause | Mistake::AlwaysAllow => "/spec",
         Mistake::ForgetRuns => "/status",
+        _ => return,
     };
     let Some(part) = object.pointer_mut(part).and_then(Value::as_object_mut) else { return };
     match mistake {
-        Mistake::ForgetOwnWrites | Mistake::CompleteEarly | Mistake::MiscountTheLast => {}
         Mistake::AlwaysFailFast => {
             part.insert("type".to_owned(), json!("FailFast"));
         }
@@ -185,11 +192,24 @@ fn read(object: &mut Value, mistake: Mistake) {
             };
             part.insert("maxSurge".to_owned(), doubled);
         }
+        _ => {}
     }
 }
 
 /// What is sent as somebody would send it who makes the mistake.
 fn say(path: &str, body: &mut Value, mistake: Mistake) {
+    if mistake == Mistake::CreateFromFirst
+        && path.ends_with("/pods")
+        && let Some(image) = body.pointer_mut("/spec/containers/0/image")
+    {
+        *image = json!("sim/app:0");
+    }
+    if mistake == Mistake::OnlyLabel
+        && path.contains("/pods/")
+        && let Some(container) = body.pointer_mut("/spec/containers/0").and_then(Value::as_object_mut)
+    {
+        container.remove("image");
+    }
     if path.contains("/broadcastjobs/")
         && path.ends_with("/status")
         && let Some(status) = body.get_mut("status").and_then(Value::as_object_mut)

@@ -99,6 +99,16 @@ fn a_manager_that_forgets_its_own_writes_is_noticed() {
 }
 
 #[test]
+fn a_manager_that_creates_pods_from_another_revision_than_it_says_is_noticed() {
+    is_noticed_as(Mistake::CreateFromFirst, "and revision web-");
+}
+
+#[test]
+fn a_manager_that_moves_the_label_and_not_the_image_is_noticed() {
+    is_noticed_as(Mistake::OnlyLabel, "and revision web-");
+}
+
+#[test]
 fn a_manager_that_starts_all_pods_of_a_broadcast_at_once_is_noticed() {
     is_noticed(Mistake::IgnoreParallelism);
 }

@@ -12,6 +12,28 @@ use crate::run::NAME;
 const REVISION: &str = "controller-revision-hash";
 const SPECIFIED_DELETE: &str = "apps.kruise.io/specified-delete";
 
+/// What histories change of a template, as a pod or a template has it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Shape {
+    image: String,
+    variable: String,
+    note: String,
+}
+
+impl Shape {
+    fn of(object: &Value) -> Self {
+        let container = object.pointer("/spec/containers/0");
+        let variables = container.and_then(|one| one.get("env")?.as_array()).into_iter().flatten();
+        let mut variables = variables.filter(|one| one.get("name").and_then(Value::as_str) == Some("V"));
+        let variable = variables.next().map(|one| text(one, "/value")).unwrap_or_default();
+        Self {
+            image: text(object, "/spec/containers/0/image").to_owned(),
+            variable: variable.to_owned(),
+            note: text(object, "/metadata/annotations/note").to_owned(),
+        }
+    }
+}
+
 /// A pod as the checks need it.
 #[expect(clippy::struct_excessive_bools, reason = "each is an independent fact of a pod")]
 #[derive(Clone, Debug, Default)]
@@ -19,7 +41,7 @@ struct PodState {
     owner: String,
     selected: bool,
     revision: String,
-    image: String,
+    shape: Shape,
     active: bool,
     /// Serving, as far as the manager lets it.
     serving: bool,
@@ -38,7 +60,7 @@ impl PodState {
             owner: owner(pod).to_owned(),
             selected: text("/metadata/labels/app") == NAME,
             revision: text(&format!("/metadata/labels/{REVISION}")),
-            image: text("/spec/containers/0/image"),
+            shape: Shape::of(pod),
             active,
             serving: active && !closed && condition("Ready") == Some("True"),
             marked: at("/metadata/labels").and_then(|labels| labels.get(SPECIFIED_DELETE)).is_some(),
@@ -94,6 +116,8 @@ fn partition(value: Option<&Value>, replicas: i64) -> i64 {
 pub(super) struct Sets {
     uid: String,
     pods: BTreeMap<String, PodState>,
+    /// What every revision there was says, and who owns those that are still there.
+    revisions: BTreeMap<String, (Shape, Option<String>)>,
     promises: Lately<Promise>,
     /// When pods went down without the manager's doing.
     losses: VecDeque<Instant>,
@@ -102,16 +126,21 @@ pub(super) struct Sets {
 
 impl Judge for Sets {
     fn tables(&self) -> &'static [&'static str] {
-        &["clonesets.apps.kruise.io", "pods"]
+        // What pods are compared with comes before them.
+        &["clonesets.apps.kruise.io", "controllerrevisions.apps", "pods"]
     }
 
     fn changed(&mut self, table: &str, change: &Change, by_manager: bool) -> Result<(), String> {
-        if table == "pods" {
-            self.pod_changed(change, by_manager);
-        } else {
-            self.set_changed(change);
+        match table {
+            "pods" => self.pod_changed(change, by_manager),
+            "controllerrevisions.apps" => self.revision_changed(change),
+            _ => self.set_changed(change),
         }
         self.broken.take().map_or(Ok(()), Err)
+    }
+
+    fn rested(&self) -> Result<(), String> {
+        self.members().try_for_each(|(name, pod)| self.check_label(name, pod, true))
     }
 }
 
@@ -120,6 +149,7 @@ impl Sets {
         Self {
             uid: String::new(),
             pods: BTreeMap::new(),
+            revisions: BTreeMap::new(),
             promises: Lately::new(),
             losses: VecDeque::new(),
             broken: None,
@@ -133,6 +163,13 @@ impl Sets {
         }
         text(set, "/metadata/uid").clone_into(&mut self.uid);
         self.promises.push(Promise::of(set, change.kind() == EventKind::Deleted));
+    }
+
+    fn revision_changed(&mut self, change: &Change) {
+        let revision = change.object();
+        let shape = revision.pointer("/data/spec/template").map(Shape::of).unwrap_or_default();
+        let owner = (change.kind() != EventKind::Deleted).then(|| owner(revision).to_owned());
+        self.revisions.insert(text(revision, "/metadata/name").to_owned(), (shape, owner));
     }
 
     fn pod_changed(&mut self, change: &Change, by_manager: bool) {
@@ -163,6 +200,14 @@ impl Sets {
         {
             self.fail(format!("the manager wrote to pod {name}, which does not belong to the set"));
         }
+        let same =
+            before.as_ref().is_some_and(|was| was.revision == after.revision && was.shape == after.shape);
+        if own(&after)
+            && !same
+            && let Err(what) = self.check_label(&name, &after, false)
+        {
+            self.fail(what);
+        }
         if change.kind() == EventKind::Added {
             self.check_count(&name);
             self.check_partition(&name, &after.revision);
@@ -177,7 +222,7 @@ impl Sets {
             if !after.revision.is_empty() && was.revision != after.revision && !was.revision.is_empty() {
                 self.check_partition(&name, &after.revision);
                 self.check_paused(&name);
-            } else if !after.image.is_empty() && was.image != after.image {
+            } else if own(&after) && was.shape != after.shape {
                 self.check_paused(&name);
             }
         }
@@ -191,6 +236,21 @@ impl Sets {
 
     fn members(&self) -> impl Iterator<Item = (&String, &PodState)> {
         self.pods.iter().filter(|(_, pod)| pod.owner == self.uid && pod.selected)
+    }
+
+    /// A pod is what the revision says that its label names, and `there` tells whether that has to be there still.
+    fn check_label(&self, name: &str, pod: &PodState, there: bool) -> Result<(), String> {
+        let label = &pod.revision;
+        let Some((shape, owner)) = self.revisions.get(label) else {
+            return Err(format!("pod {name} is labelled with revision {label:?}, which nobody knows"));
+        };
+        if *shape != pod.shape {
+            return Err(format!("pod {name} is {:?}, and revision {label} says {shape:?}", pod.shape));
+        }
+        if there && owner.as_ref() != Some(&self.uid) {
+            return Err(format!("pod {name} is of revision {label}, which the set does not have any more"));
+        }
+        Ok(())
     }
 
     /// Pods never exceed replicas and surge.
