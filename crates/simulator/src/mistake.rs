@@ -23,6 +23,8 @@ pub enum Mistake {
     IgnoreParallelism,
     /// `paused` of a BroadcastJob is not looked at.
     IgnorePause,
+    /// `maxSurge` is spent on updating more pods than `partition` lets, for good.
+    SpendSurge,
     /// Pods are made from the first template, whatever revision they are labelled with.
     CreateFromFirst,
     /// Pods that are updated in place keep their image.
@@ -48,7 +50,9 @@ impl Mistake {
             | Self::OnlyLabel
             | Self::CompleteEarly
             | Self::MiscountTheLast => None,
-            Self::CountSurgeTwice | Self::IgnorePartition | Self::IgnoreMaxUnavailable => Some("clonesets"),
+            Self::CountSurgeTwice | Self::IgnorePartition | Self::SpendSurge | Self::IgnoreMaxUnavailable => {
+                Some("clonesets")
+            }
             Self::IgnoreParallelism | Self::IgnorePause | Self::AlwaysFailFast => Some("broadcastjobs"),
             Self::AlwaysAllow | Self::ForgetRuns => Some("advancedcronjobs"),
         }
@@ -150,9 +154,10 @@ fn aged(bytes: &Bytes) -> Bytes {
 /// An object as somebody would read it who makes the mistake.
 fn read(object: &mut Value, mistake: Mistake) {
     let part = match mistake {
-        Mistake::CountSurgeTwice | Mistake::IgnorePartition | Mistake::IgnoreMaxUnavailable => {
-            "/spec/updateStrategy/rollingUpdate"
-        }
+        Mistake::CountSurgeTwice
+        | Mistake::IgnorePartition
+        | Mistake::SpendSurge
+        | Mistake::IgnoreMaxUnavailable => "/spec/updateStrategy/rollingUpdate",
         Mistake::AlwaysFailFast => "/spec/failurePolicy",
         Mistake::IgnoreParallelism | Mistake::IgnorePause | Mistake::AlwaysAllow => "/spec",
         Mistake::ForgetRuns => "/status",
@@ -165,6 +170,14 @@ fn read(object: &mut Value, mistake: Mistake) {
         }
         Mistake::IgnorePartition => {
             part.insert("partition".to_owned(), json!(0));
+        }
+        Mistake::SpendSurge => {
+            let number = |field: &str| part.get(field).and_then(Value::as_i64).unwrap_or_default();
+            let (surge, partition) = (number("maxSurge"), number("partition"));
+            if surge > 0 && partition > 0 {
+                part.insert("partition".to_owned(), json!((partition - surge).max(0)));
+                part.insert("maxSurge".to_owned(), json!(0));
+            }
         }
         Mistake::IgnoreMaxUnavailable => {
             part.insert("maxUnavailable".to_owned(), json!("100%"));

@@ -99,6 +99,24 @@ fn a_manager_that_forgets_its_own_writes_is_noticed() {
 }
 
 #[test]
+fn a_manager_that_updates_more_pods_for_good_than_the_partition_lets_is_noticed() {
+    let after = |seconds: u64, step: Step| (Duration::from_secs(seconds), history::Step::CloneSet(step));
+    let history = History {
+        subject: Subject::CloneSet(Start {
+            replicas: 5,
+            policy: "ReCreate",
+            max_unavailable: Amount::Count(1),
+            max_surge: Amount::Count(1),
+        }),
+        steps: vec![after(20, Step::Partition(Amount::Count(3))), after(20, Step::Template(Edit::Image(1)))],
+        ..rollout()
+    };
+    assert_eq!(run(&history, None).err(), None);
+    let failure = run(&history, Some(Mistake::SpendSurge)).unwrap_err();
+    assert!(failure.to_string().contains("are updated in the end"), "{failure}");
+}
+
+#[test]
 fn a_manager_that_creates_pods_from_another_revision_than_it_says_is_noticed() {
     is_noticed_as(Mistake::CreateFromFirst, "and revision web-");
 }

@@ -77,7 +77,9 @@ struct Promise {
     surge: i64,
     paused: bool,
     current: String,
+    update: String,
     template: Value,
+    shape: Shape,
     deleted: bool,
     doomed: BTreeSet<String>,
 }
@@ -98,10 +100,19 @@ impl Promise {
             surge,
             paused,
             current: at("/status/currentRevision").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            update: at("/status/updateRevision").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            shape: at("/spec/template").map(Shape::of).unwrap_or_default(),
             template: at("/spec/template").cloned().unwrap_or_default(),
             deleted: gone || terminating(set),
             doomed: doomed.filter_map(Value::as_str).map(str::to_owned).collect(),
         }
+    }
+}
+
+impl Promise {
+    /// The most pods that may be updated.
+    fn most_updated(&self) -> i64 {
+        self.replicas - self.partition + self.surge
     }
 }
 
@@ -119,6 +130,10 @@ pub(super) struct Sets {
     /// What every revision there was says, and who owns those that are still there.
     revisions: BTreeMap<String, (Shape, Option<String>)>,
     promises: Lately<Promise>,
+    /// Revisions that pods had when the template was edited last.
+    held: BTreeSet<String>,
+    /// The most pods that were to be updated at once since then.
+    wanted: i64,
     /// When pods went down without the manager's doing.
     losses: VecDeque<Instant>,
     broken: Option<String>,
@@ -140,7 +155,8 @@ impl Judge for Sets {
     }
 
     fn rested(&self) -> Result<(), String> {
-        self.members().try_for_each(|(name, pod)| self.check_label(name, pod, true))
+        self.members().try_for_each(|(name, pod)| self.check_label(name, pod, true))?;
+        self.check_end_of_rollout()
     }
 }
 
@@ -151,6 +167,8 @@ impl Sets {
             pods: BTreeMap::new(),
             revisions: BTreeMap::new(),
             promises: Lately::new(),
+            held: BTreeSet::new(),
+            wanted: 0,
             losses: VecDeque::new(),
             broken: None,
         }
@@ -162,7 +180,13 @@ impl Sets {
             return;
         }
         text(set, "/metadata/uid").clone_into(&mut self.uid);
-        self.promises.push(Promise::of(set, change.kind() == EventKind::Deleted));
+        let promise = Promise::of(set, change.kind() == EventKind::Deleted);
+        if self.promises.last().is_none_or(|before| before.template != promise.template) {
+            self.held = self.pods.values().map(|pod| pod.revision.clone()).collect();
+            self.wanted = 0;
+        }
+        self.wanted = self.wanted.max(promise.replicas - promise.partition);
+        self.promises.push(promise);
     }
 
     fn revision_changed(&mut self, change: &Change) {
@@ -283,19 +307,43 @@ impl Sets {
 
     /// Updated pods never exceed replicas − partition because of the controller.
     fn check_partition(&mut self, name: &str, revision: &str) {
-        let stable = self.promises.all().all(|promise| {
-            self.promises.last().is_some_and(|last| last.template == promise.template)
-                && !promise.current.is_empty()
-                && promise.current != revision
-        });
-        if !stable {
+        // Once all pods are updated there is nothing to hold back: new pods are like them.
+        if !self.promises.always(|promise| !promise.current.is_empty() && promise.current != revision) {
             return;
         }
+        let edited =
+            |promise: &Promise| self.promises.last().is_none_or(|last| last.template != promise.template);
+        // Pods that had the revision before the template was edited may be more, and stay so. What no pod had is
+        // known to the manager from the edit on, and with it what the spec said then.
+        let shape = self.revisions.get(revision).map(|(shape, _)| shape);
+        let since = |promise: &&Promise| Some(&promise.shape) == shape;
+        let limits: Vec<i64> = if self.held.contains(revision) {
+            if self.promises.all().any(edited) {
+                return;
+            }
+            self.promises.all().map(Promise::most_updated).collect()
+        } else {
+            self.promises.all().filter(since).map(Promise::most_updated).collect()
+        };
+        let Some(allowed) = limits.into_iter().max() else { return };
         let updated = self.members().filter(|(_, pod)| pod.active && pod.revision == revision).count() as i64;
-        let allowed = self.promises.most(|promise| promise.replicas - promise.partition + promise.surge);
         if updated > allowed {
             self.fail(format!("pod {name} makes {updated} updated pods where {allowed} are allowed"));
         }
+    }
+
+    /// No more pods are updated in the end than were to be at any time since the template was edited: a partition that
+    /// is raised afterwards takes none back.
+    fn check_end_of_rollout(&self) -> Result<(), String> {
+        let Some(last) = self.promises.last() else { return Ok(()) };
+        if last.current == last.update || self.held.contains(&last.update) {
+            return Ok(());
+        }
+        let updated = self.members().filter(|(_, pod)| pod.revision == last.update).count() as i64;
+        if updated > self.wanted {
+            return Err(format!("{updated} pods are updated in the end, and {} were to be", self.wanted));
+        }
+        Ok(())
     }
 
     /// A paused rollout updates nothing.
