@@ -25,6 +25,8 @@ pub enum Mistake {
     IgnorePause,
     /// `maxSurge` is spent on updating more pods than `partition` lets, for good.
     SpendSurge,
+    /// `paused` of a CloneSet is not looked at.
+    IgnorePausedRollout,
     /// Pods are made from the first template, whatever revision they are labelled with.
     CreateFromFirst,
     /// Pods that are updated in place keep their image.
@@ -50,9 +52,11 @@ impl Mistake {
             | Self::OnlyLabel
             | Self::CompleteEarly
             | Self::MiscountTheLast => None,
-            Self::CountSurgeTwice | Self::IgnorePartition | Self::SpendSurge | Self::IgnoreMaxUnavailable => {
-                Some("clonesets")
-            }
+            Self::CountSurgeTwice
+            | Self::IgnorePartition
+            | Self::SpendSurge
+            | Self::IgnoreMaxUnavailable
+            | Self::IgnorePausedRollout => Some("clonesets"),
             Self::IgnoreParallelism | Self::IgnorePause | Self::AlwaysFailFast => Some("broadcastjobs"),
             Self::AlwaysAllow | Self::ForgetRuns => Some("advancedcronjobs"),
         }
@@ -157,7 +161,8 @@ fn read(object: &mut Value, mistake: Mistake) {
         Mistake::CountSurgeTwice
         | Mistake::IgnorePartition
         | Mistake::SpendSurge
-        | Mistake::IgnoreMaxUnavailable => "/spec/updateStrategy/rollingUpdate",
+        | Mistake::IgnoreMaxUnavailable
+        | Mistake::IgnorePausedRollout => "/spec/updateStrategy/rollingUpdate",
         Mistake::AlwaysFailFast => "/spec/failurePolicy",
         Mistake::IgnoreParallelism | Mistake::IgnorePause | Mistake::AlwaysAllow => "/spec",
         Mistake::ForgetRuns => "/status",
@@ -185,7 +190,7 @@ fn read(object: &mut Value, mistake: Mistake) {
         Mistake::IgnoreParallelism => {
             part.remove("parallelism");
         }
-        Mistake::IgnorePause => {
+        Mistake::IgnorePause | Mistake::IgnorePausedRollout => {
             part.remove("paused");
         }
         Mistake::AlwaysAllow => {

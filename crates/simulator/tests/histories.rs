@@ -117,6 +117,29 @@ fn a_manager_that_updates_more_pods_for_good_than_the_partition_lets_is_noticed(
 }
 
 #[test]
+fn a_manager_that_does_not_pause_a_rollout_is_noticed() {
+    is_noticed_as(Mistake::IgnorePausedRollout, "was updated although the rollout is paused");
+    let after = |seconds: u64, step: Step| (Duration::from_secs(seconds), history::Step::CloneSet(step));
+    let recreating = History {
+        subject: Subject::CloneSet(Start {
+            replicas: 3,
+            policy: "ReCreate",
+            max_unavailable: Amount::Count(1),
+            max_surge: Amount::Count(0),
+        }),
+        steps: vec![
+            after(20, Step::Pause(true)),
+            after(20, Step::Template(Edit::Image(1))),
+            after(40, Step::Heal),
+        ],
+        ..rollout()
+    };
+    assert_eq!(run(&recreating, None).err(), None);
+    let failure = run(&recreating, Some(Mistake::IgnorePausedRollout)).unwrap_err();
+    assert!(failure.to_string().contains("although the rollout is paused"), "{failure}");
+}
+
+#[test]
 fn a_manager_that_creates_pods_from_another_revision_than_it_says_is_noticed() {
     is_noticed_as(Mistake::CreateFromFirst, "and revision web-");
 }

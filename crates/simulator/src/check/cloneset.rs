@@ -136,6 +136,8 @@ pub(super) struct Sets {
     wanted: i64,
     /// When pods went down without the manager's doing.
     losses: VecDeque<Instant>,
+    /// When pods went without the manager's doing.
+    departures: VecDeque<Instant>,
     broken: Option<String>,
 }
 
@@ -170,6 +172,7 @@ impl Sets {
             held: BTreeSet::new(),
             wanted: 0,
             losses: VecDeque::new(),
+            departures: VecDeque::new(),
             broken: None,
         }
     }
@@ -199,6 +202,7 @@ impl Sets {
     fn pod_changed(&mut self, change: &Change, by_manager: bool) {
         let now = Instant::now();
         self.losses.retain(|at| now - *at <= WINDOW);
+        self.departures.retain(|at| now - *at <= WINDOW);
         self.promises.forget();
         let pod = change.object();
         let name = pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -214,8 +218,11 @@ impl Sets {
         if !by_manager {
             let was = before.filter(|pod| own(pod) && pod.selected);
             // A pod whose gate the manager has closed does not serve any more: what its node does then is no loss.
-            if was.is_some_and(|was| was.serving && !(after.serving && after.selected)) {
+            if was.as_ref().is_some_and(|was| was.serving && !(after.serving && after.selected)) {
                 self.losses.push_back(now);
+            }
+            if was.is_some_and(|was| was.active && !(after.active && after.selected)) {
+                self.departures.push_back(now);
             }
             return;
         }
@@ -243,11 +250,17 @@ impl Sets {
             {
                 self.check_available(&name);
             }
+            if was.active && was.selected && !(after.active && own(&after)) {
+                self.check_paused_deletion(&name, was);
+            }
+            if after.marked && !was.marked {
+                self.check_paused(&name, "marked");
+            }
             if !after.revision.is_empty() && was.revision != after.revision && !was.revision.is_empty() {
                 self.check_partition(&name, &after.revision);
-                self.check_paused(&name);
+                self.check_paused(&name, "updated");
             } else if own(&after) && was.shape != after.shape {
-                self.check_paused(&name);
+                self.check_paused(&name, "updated");
             }
         }
     }
@@ -346,10 +359,24 @@ impl Sets {
         Ok(())
     }
 
+    /// A paused rollout takes no pod down to bring it back updated: what goes is marked, or is too many.
+    fn check_paused_deletion(&mut self, name: &str, pod: &PodState) {
+        let doomed = self.promises.all().any(|promise| promise.doomed.contains(name));
+        let before = self.members().filter(|(_, pod)| pod.active).count() + 1;
+        // The manager may not know yet of pods that went by themselves.
+        let seen = (before + self.departures.len()) as i64;
+        let wanted = self.promises.all().map(|promise| promise.replicas).min().unwrap_or_default();
+        if !pod.marked && !doomed && seen <= wanted && self.promises.always(|promise| promise.paused) {
+            self.fail(format!(
+                "pod {name} of {before} was deleted although the rollout is paused and {wanted} are wanted"
+            ));
+        }
+    }
+
     /// A paused rollout updates nothing.
-    fn check_paused(&mut self, name: &str) {
+    fn check_paused(&mut self, name: &str, was: &str) {
         if self.promises.always(|promise| promise.paused) {
-            self.fail(format!("pod {name} was updated although the rollout is paused"));
+            self.fail(format!("pod {name} was {was} although the rollout is paused"));
         }
     }
 }
