@@ -25,6 +25,8 @@ pub enum Mistake {
     IgnorePause,
     /// `maxSurge` is spent on updating more pods than `partition` lets, for good.
     SpendSurge,
+    /// `minReadySeconds` is not looked at.
+    IgnoreMinReady,
     /// `paused` of a CloneSet is not looked at.
     IgnorePausedRollout,
     /// Pods are made from the first template, whatever revision they are labelled with.
@@ -56,7 +58,8 @@ impl Mistake {
             | Self::IgnorePartition
             | Self::SpendSurge
             | Self::IgnoreMaxUnavailable
-            | Self::IgnorePausedRollout => Some("clonesets"),
+            | Self::IgnorePausedRollout
+            | Self::IgnoreMinReady => Some("clonesets"),
             Self::IgnoreParallelism | Self::IgnorePause | Self::AlwaysFailFast => Some("broadcastjobs"),
             Self::AlwaysAllow | Self::ForgetRuns => Some("advancedcronjobs"),
         }
@@ -164,7 +167,10 @@ fn read(object: &mut Value, mistake: Mistake) {
         | Mistake::IgnoreMaxUnavailable
         | Mistake::IgnorePausedRollout => "/spec/updateStrategy/rollingUpdate",
         Mistake::AlwaysFailFast => "/spec/failurePolicy",
-        Mistake::IgnoreParallelism | Mistake::IgnorePause | Mistake::AlwaysAllow => "/spec",
+        Mistake::IgnoreParallelism
+        | Mistake::IgnorePause
+        | Mistake::IgnoreMinReady
+        | Mistake::AlwaysAllow => "/spec",
         Mistake::ForgetRuns => "/status",
         _ => return,
     };
@@ -183,6 +189,9 @@ fn read(object: &mut Value, mistake: Mistake) {
                 part.insert("partition".to_owned(), json!((partition - surge).max(0)));
                 part.insert("maxSurge".to_owned(), json!(0));
             }
+        }
+        Mistake::IgnoreMinReady => {
+            part.remove("minReadySeconds");
         }
         Mistake::IgnoreMaxUnavailable => {
             part.insert("maxUnavailable".to_owned(), json!("100%"));

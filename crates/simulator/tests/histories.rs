@@ -104,6 +104,7 @@ fn a_manager_that_updates_more_pods_for_good_than_the_partition_lets_is_noticed(
     let history = History {
         subject: Subject::CloneSet(Start {
             replicas: 5,
+            min_ready: 0,
             policy: "ReCreate",
             max_unavailable: Amount::Count(1),
             max_surge: Amount::Count(1),
@@ -117,12 +118,18 @@ fn a_manager_that_updates_more_pods_for_good_than_the_partition_lets_is_noticed(
 }
 
 #[test]
+fn a_manager_that_does_not_wait_until_pods_are_available_is_noticed() {
+    is_noticed_as(Mistake::IgnoreMinReady, "available where");
+}
+
+#[test]
 fn a_manager_that_does_not_pause_a_rollout_is_noticed() {
     is_noticed_as(Mistake::IgnorePausedRollout, "was updated although the rollout is paused");
     let after = |seconds: u64, step: Step| (Duration::from_secs(seconds), history::Step::CloneSet(step));
     let recreating = History {
         subject: Subject::CloneSet(Start {
             replicas: 3,
+            min_ready: 0,
             policy: "ReCreate",
             max_unavailable: Amount::Count(1),
             max_surge: Amount::Count(0),
@@ -191,6 +198,7 @@ fn rollout() -> History {
         seed: 1,
         subject: Subject::CloneSet(Start {
             replicas: 3,
+            min_ready: 0,
             policy: "InPlaceIfPossible",
             max_unavailable: Amount::Count(1),
             max_surge: Amount::Count(1),

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use std::time::Duration;
+
 use kruise_sandbox::server::{Change, EventKind};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -45,26 +47,42 @@ struct PodState {
     active: bool,
     /// Serving, as far as the manager lets it.
     serving: bool,
+    /// Since when its node calls it ready.
+    ready: Option<Instant>,
     marked: bool,
 }
 
 impl PodState {
-    fn of(pod: &Value) -> Self {
+    fn of(pod: &Value, before: Option<&Self>) -> Self {
         let at = |path: &str| pod.pointer(path);
         let text = |path: &str| at(path).and_then(Value::as_str).unwrap_or_default().to_owned();
         let condition = |type_: &str| condition(pod, type_);
         let ended = matches!(text("/status/phase").as_str(), "Failed" | "Succeeded");
         let closed = condition("InPlaceUpdateReady") == Some("False");
         let active = !terminating(pod) && !ended;
+        let ready = condition("Ready") == Some("True");
         Self {
             owner: owner(pod).to_owned(),
             selected: text("/metadata/labels/app") == NAME,
             revision: text(&format!("/metadata/labels/{REVISION}")),
             shape: Shape::of(pod),
             active,
-            serving: active && !closed && condition("Ready") == Some("True"),
+            serving: active && !closed && ready,
+            ready: ready.then(|| before.and_then(|before| before.ready).unwrap_or_else(Instant::now)),
             marked: at("/metadata/labels").and_then(|labels| labels.get(SPECIFIED_DELETE)).is_some(),
         }
+    }
+
+    /// Serving for so many seconds. Conditions tell of whole seconds: it may seem to have been one more.
+    fn available(&self, seconds: i64) -> bool {
+        let least = Duration::from_secs(u64::try_from(seconds - 1).unwrap_or(0));
+        self.serving && (seconds <= 0 || self.ready.is_some_and(|since| since.elapsed() >= least))
+    }
+
+    /// Available already when the manager decided what it does now.
+    fn was_available(&self, seconds: i64) -> bool {
+        let least = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)) + WINDOW;
+        self.serving && (seconds <= 0 || self.ready.is_some_and(|since| since.elapsed() >= least))
     }
 }
 
@@ -72,6 +90,7 @@ impl PodState {
 #[derive(Clone, Debug)]
 struct Promise {
     replicas: i64,
+    min_ready: i64,
     partition: i64,
     unavailable: i64,
     surge: i64,
@@ -94,6 +113,7 @@ impl Promise {
         let doomed = at("/spec/scaleStrategy/podsToDelete").and_then(Value::as_array).into_iter().flatten();
         Self {
             replicas,
+            min_ready: at("/spec/minReadySeconds").and_then(Value::as_i64).unwrap_or_default(),
             partition: partition(rolling("partition"), replicas),
             // Rounded up with or without surge: the lenient reading.
             unavailable: resolve(rolling("maxUnavailable"), (replicas + 4) / 5, replicas, true),
@@ -207,7 +227,11 @@ impl Sets {
         let pod = change.object();
         let name = pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let before = self.pods.get(&name).cloned();
-        let after = if change.kind() == EventKind::Deleted { PodState::default() } else { PodState::of(pod) };
+        let after = if change.kind() == EventKind::Deleted {
+            PodState::default()
+        } else {
+            PodState::of(pod, before.as_ref())
+        };
         if change.kind() == EventKind::Deleted {
             self.pods.remove(&name);
         } else {
@@ -218,7 +242,8 @@ impl Sets {
         if !by_manager {
             let was = before.filter(|pod| own(pod) && pod.selected);
             // A pod whose gate the manager has closed does not serve any more: what its node does then is no loss.
-            if was.as_ref().is_some_and(|was| was.serving && !(after.serving && after.selected)) {
+            let least = self.min_ready().0;
+            if was.as_ref().is_some_and(|was| was.available(least) && !(after.serving && after.selected)) {
                 self.losses.push_back(now);
             }
             if was.is_some_and(|was| was.active && !(after.active && after.selected)) {
@@ -243,7 +268,8 @@ impl Sets {
             self.check_count(&name);
             self.check_partition(&name, &after.revision);
         } else if let Some(was) = &before {
-            if was.serving
+            // To take down what is not available yet costs nothing.
+            if was.was_available(self.min_ready().1)
                 && !after.serving
                 && was.selected
                 && own(&after) | (change.kind() == EventKind::Deleted)
@@ -302,18 +328,26 @@ impl Sets {
         }
     }
 
+    /// The least and the most `minReadySeconds` that the manager may go by.
+    fn min_ready(&self) -> (i64, i64) {
+        let all = || self.promises.all().map(|promise| promise.min_ready);
+        (all().min().unwrap_or_default(), all().max().unwrap_or_default())
+    }
+
     /// No more pods are taken down on purpose than may be unavailable.
     fn check_available(&mut self, name: &str) {
-        let serving = self.members().filter(|(_, pod)| pod.serving).count() as i64;
+        let least = self.min_ready().0;
+        let available = self.members().filter(|(_, pod)| pod.available(least)).count() as i64;
         let needed = self.promises.all().map(|one| one.replicas - one.unavailable).min().unwrap_or_default();
         let doomed = |name: &String, pod: &PodState| {
             pod.marked || self.promises.all().any(|promise| promise.doomed.contains(name))
         };
-        let excused = self.members().filter(|(name, pod)| !pod.serving && doomed(name, pod)).count() as i64;
+        let excused =
+            self.members().filter(|(name, pod)| !pod.available(least) && doomed(name, pod)).count() as i64;
         let losses = self.losses.len() as i64;
-        if serving + excused + losses < needed {
+        if available + excused + losses < needed {
             self.fail(format!(
-                "taking pod {name} down leaves {serving} serving where {needed} are needed ({excused} marked, {losses} lost)"
+                "taking pod {name} down leaves {available} available where {needed} are needed ({excused} marked, {losses} lost)"
             ));
         }
     }

@@ -53,6 +53,8 @@ pub enum Step {
 pub struct Start {
     /// `replicas`.
     pub replicas: i64,
+    /// `minReadySeconds`.
+    pub min_ready: i64,
     /// `podUpdatePolicy`.
     pub policy: &'static str,
     /// `maxUnavailable`.
@@ -66,6 +68,7 @@ impl Start {
         let surge = random.random_bool(0.3);
         Self {
             replicas: random.random_range(0..7),
+            min_ready: min_ready(random),
             policy: if random.random_bool(0.3) { "ReCreate" } else { "InPlaceIfPossible" },
             max_unavailable: amount(random, 1, 3),
             max_surge: if surge { amount(random, 1, 3) } else { Amount::Count(0) },
@@ -80,6 +83,7 @@ impl Start {
             "metadata": {"name": NAME},
             "spec": {
                 "replicas": self.replicas,
+                "minReadySeconds": self.min_ready,
                 "revisionHistoryLimit": 2,
                 "selector": {"matchLabels": {"app": NAME}},
                 "template": {
@@ -99,6 +103,10 @@ impl Start {
     }
 }
 
+fn min_ready(random: &mut StdRng) -> i64 {
+    [0, 0, 0, 3, 10].choose(random).copied().unwrap_or(0)
+}
+
 pub(super) fn step(random: &mut StdRng) -> super::Step {
     let pod = random.random_range(0..8);
     let step = match random.random_range(0..100) {
@@ -112,7 +120,7 @@ pub(super) fn step(random: &mut StdRng) -> super::Step {
         42..46 => Step::MaxUnavailable(amount(random, 1, 4)),
         46..50 => Step::MaxSurge(amount(random, 0, 3)),
         50..55 => Step::Pause(random.random_bool(0.5)),
-        55..58 => Step::MinReady([0, 0, 3, 10].choose(random).copied().unwrap_or(0)),
+        55..58 => Step::MinReady(min_ready(random)),
         58..66 => return super::Step::DeletePod(pod, random.random_bool(0.3)),
         66..72 => Step::SpecifiedDelete(pod),
         72..76 => Step::PodsToDelete(pod),
