@@ -13,6 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kruise_playground::MANAGER;
 use kruise_sandbox::error::{ApiError, Reason};
 use kruise_sandbox::server::{
@@ -34,6 +35,11 @@ trait Judge: Send {
 
     /// Takes in a change; what it breaks.
     fn changed(&mut self, table: &str, change: &Change, by_manager: bool) -> Result<(), String>;
+
+    /// When what was to be run by schedule was created, in order.
+    fn runs(&self) -> Vec<Timestamp> {
+        Vec::new()
+    }
 
     /// Looks at where everything has come to rest; what is wrong with it.
     fn rested(&self) -> Result<(), String> {
@@ -189,6 +195,11 @@ impl Checker {
         if let Err(what) = state.judge.rested() {
             state.broken.get_or_insert(what);
         }
+    }
+
+    /// When what was to be run by schedule was created, in order, to the second.
+    pub fn runs(&self) -> Vec<Timestamp> {
+        self.state().judge.runs()
     }
 
     /// A promise was broken that no single write shows.

@@ -41,6 +41,10 @@ pub enum Mistake {
     MiscountTheLast,
     /// Every `concurrencyPolicy` is taken for `Allow`.
     AlwaysAllow,
+    /// `Forbid` is taken for a pause.
+    ForbidForEver,
+    /// `@every` waits twice as long.
+    RunEveryOther,
     /// `status.lastScheduleTime` is not looked at: only children tell of runs.
     ForgetRuns,
 }
@@ -61,7 +65,9 @@ impl Mistake {
             | Self::IgnorePausedRollout
             | Self::IgnoreMinReady => Some("clonesets"),
             Self::IgnoreParallelism | Self::IgnorePause | Self::AlwaysFailFast => Some("broadcastjobs"),
-            Self::AlwaysAllow | Self::ForgetRuns => Some("advancedcronjobs"),
+            Self::AlwaysAllow | Self::ForbidForEver | Self::RunEveryOther | Self::ForgetRuns => {
+                Some("advancedcronjobs")
+            }
         }
     }
 }
@@ -170,6 +176,8 @@ fn read(object: &mut Value, mistake: Mistake) {
         Mistake::IgnoreParallelism
         | Mistake::IgnorePause
         | Mistake::IgnoreMinReady
+        | Mistake::ForbidForEver
+        | Mistake::RunEveryOther
         | Mistake::AlwaysAllow => "/spec",
         Mistake::ForgetRuns => "/status",
         _ => return,
@@ -204,6 +212,12 @@ fn read(object: &mut Value, mistake: Mistake) {
         }
         Mistake::AlwaysAllow => {
             part.insert("concurrencyPolicy".to_owned(), json!("Allow"));
+        }
+        Mistake::ForbidForEver if part.get("concurrencyPolicy") == Some(&json!("Forbid")) => {
+            part.insert("paused".to_owned(), json!(true));
+        }
+        Mistake::RunEveryOther if part.get("schedule") == Some(&json!("@every 90s")) => {
+            part.insert("schedule".to_owned(), json!("@every 180s"));
         }
         Mistake::ForgetRuns => {
             part.remove("lastScheduleTime");

@@ -187,6 +187,16 @@ fn a_manager_that_runs_beside_a_run_it_should_wait_for_is_noticed() {
 }
 
 #[test]
+fn a_manager_that_never_runs_what_must_not_run_twice_is_noticed() {
+    is_noticed_as(Mistake::ForbidForEver, "no tick was run");
+}
+
+#[test]
+fn a_manager_that_leaves_out_every_other_run_is_noticed() {
+    is_noticed_as(Mistake::RunEveryOther, "no tick was run");
+}
+
+#[test]
 fn a_manager_that_remembers_runs_by_their_children_alone_is_noticed() {
     is_noticed(Mistake::ForgetRuns);
 }

@@ -85,6 +85,8 @@ pub(super) struct CronJobs {
     promises: Lately<Promise>,
     /// Every tick that was run.
     ran: BTreeSet<Timestamp>,
+    /// When those were created.
+    created: Vec<Timestamp>,
 }
 
 const CRON_JOBS: &str = "advancedcronjobs.apps.kruise.io";
@@ -102,11 +104,21 @@ impl Judge for CronJobs {
             self.child_changed(table, change, by_manager)
         }
     }
+
+    fn runs(&self) -> Vec<Timestamp> {
+        self.created.clone()
+    }
 }
 
 impl CronJobs {
     pub(super) const fn new() -> Self {
-        Self { uid: String::new(), children: BTreeMap::new(), promises: Lately::new(), ran: BTreeSet::new() }
+        Self {
+            uid: String::new(),
+            children: BTreeMap::new(),
+            promises: Lately::new(),
+            ran: BTreeSet::new(),
+            created: Vec::new(),
+        }
     }
 
     fn job_changed(&mut self, change: &Change) -> Result<(), String> {
@@ -174,6 +186,9 @@ impl CronJobs {
                     "{name} was created beside {active} active ones, and the policy is {policy}"
                 ));
             }
+        }
+        if child.scheduled.is_some() {
+            self.created.extend(created);
         }
         let Some(tick) = child.scheduled else {
             let due = self.promises.last().is_some_and(|promise| promise.due);
