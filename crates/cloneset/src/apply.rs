@@ -78,12 +78,14 @@ pub struct Executor {
     /// Instance ids of creations whose answer was lost: taken first next time, so that a pod that was created after
     /// all is found by its name instead of being created twice.
     unanswered: Mutex<HashMap<Uid, Vec<String>>>,
+    /// By set, pods that were deleted or patched without an answer.
+    doubtful: Mutex<HashMap<Uid, HashMap<ObjectKey, Uid>>>,
 }
 
 impl Executor {
     /// An executor that writes through `client` and keeps `stores` up to date.
     pub fn new(client: kube::Client, stores: Stores, events: EventRecorder, options: Options) -> Self {
-        Self { client, stores, events, options, unanswered: Mutex::default() }
+        Self { client, stores, events, options, unanswered: Mutex::default(), doubtful: Mutex::default() }
     }
 
     /// Ids of creations that got no answer, handed out once.
@@ -343,6 +345,7 @@ impl Executor {
             },
             Err(error) if is_code(&error, 404) => self.stores.pods.remove_own(&pod.key, &pod.uid),
             Err(error) => {
+                self.doubt(pod, &error);
                 let error = failure(&pod.key, error);
                 if !matches!(error, Error::Conflict(_)) {
                     self.warning(
@@ -385,6 +388,51 @@ impl Executor {
             return Ok(());
         }
         Err(failure(key, error))
+    }
+
+    /// A write to this pod may or may not have been carried out.
+    fn doubt(&self, pod: &PodView, error: &kube::Error) {
+        let answered = matches!(error, kube::Error::Api(status) if status.code < 500);
+        if let Some(owner) = pod.controller().filter(|_| !answered) {
+            let mut doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
+            doubtful.entry(owner.uid.clone()).or_default().insert(pod.key.clone(), pod.uid.clone());
+        }
+    }
+
+    /// Asks what became of writes that were not answered. Until that is known nothing can be decided about the set: a pod that
+    /// is going looks available, and the watch may tell much later.
+    ///
+    /// # Errors
+    /// There is no answer now either.
+    pub async fn settle_doubts(&self, set: &SetView) -> Result<(), Error> {
+        let doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).remove(&set.uid);
+        let mut doubtful = doubtful.unwrap_or_default().into_iter();
+        let pods = Api::<PodWire>::namespaced(self.client.clone(), &set.key.namespace);
+        while let Some((key, uid)) = doubtful.next() {
+            match pods.get(&key.name).await {
+                Ok(live) => {
+                    let live = PodView::from(live);
+                    if live.uid != uid {
+                        self.stores.pods.remove_own(&key, &uid);
+                    }
+                    self.stores.pods.apply_own(live);
+                }
+                Err(error) if is_code(&error, 404) => self.stores.pods.remove_own(&key, &uid),
+                Err(error) => {
+                    let failed = failure(&key, error);
+                    let mut all = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
+                    all.entry(set.uid.clone()).or_default().extend(doubtful.chain([(key, uid)]));
+                    return Err(failed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a set that is gone.
+    pub fn forget(&self, set: &Uid) {
+        self.take_unanswered(set);
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).remove(set);
     }
 
     /// Sends a patch of a pod, always for this pod and never for another of its name.
@@ -434,6 +482,7 @@ impl Executor {
                     self.stores.pods.remove_own(&pod.key, &pod.uid);
                     return Err(Error::Conflict(pod.key.clone()));
                 }
+                self.doubt(pod, &error);
                 Err(failure(&pod.key, error))
             }
         }

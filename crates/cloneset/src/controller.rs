@@ -143,6 +143,7 @@ impl Context {
     fn forget(&self, set: &Uid) {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).remove(set);
         self.settled.lock().unwrap_or_else(PoisonError::into_inner).remove(set);
+        self.executor.forget(set);
         if let Some(images) = &self.pre_downloads {
             images.forget(set);
         }
@@ -224,6 +225,7 @@ async fn round(key: &ObjectKey, context: Arc<Context>, due: &mut Option<Duration
             return Ok(Requeue::None);
         }
     };
+    context.executor.settle_doubts(&set).await?;
     let (update_revision, collision_count) = ensure_revision(&set, &parsed.selector, &context).await?;
 
     let now = (context.clock)();

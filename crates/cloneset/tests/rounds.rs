@@ -309,3 +309,29 @@ async fn what_is_due_is_done_in_time_although_something_else_keeps_failing() {
     let due = world.due.take().expect("the end of the grace period is not forgotten");
     assert!(due <= Duration::from_secs(10), "{due:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_answer_was_lost_is_asked_about_before_anything_else_is_decided() {
+    let mut world =
+        World::with(None, |set| set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"] = json!(1));
+    world.rest().await;
+    let updated = |world: &World| {
+        let cluster = world.cluster.lock().unwrap();
+        cluster.of("pods").iter().filter(|pod| pod["spec"]["containers"][0]["image"] == "web:2").count()
+    };
+    world.change_image("web:2");
+    world.cluster.lock().unwrap().lose = Some("PATCH pods/ ");
+    assert!(!world.round().await, "an answer is missing");
+    assert!(world.cluster.lock().unwrap().lose.is_none());
+    let (before, patches) = (updated(&world), world.cluster.lock().unwrap().count("PATCH pods/ "));
+    assert_eq!((before, patches), (1, 1), "it was carried out");
+    world.round().await;
+    let writes = world.cluster.lock().unwrap().count("PATCH pods/ ");
+    assert_eq!(
+        (updated(&world), writes),
+        (1, 1),
+        "nothing is updated beside a pod that may be on its way, nor again"
+    );
+    world.rest().await;
+    assert_eq!(updated(&world), REPLICAS);
+}

@@ -44,6 +44,8 @@ pub(crate) struct Cluster {
     pub(crate) going: bool,
     /// Writes that begin with this are refused.
     pub(crate) refused: Option<&'static str>,
+    /// The next write that begins with this is carried out, and its answer is lost.
+    pub(crate) lose: Option<&'static str>,
 }
 
 impl Cluster {
@@ -125,7 +127,12 @@ impl Cluster {
             }
             _ => refusal(404, "NotFound"),
         };
-        let lost = self.broken() && self.crash.is_some_and(|crash| !crash.answered);
+        let forgotten = !dry_run
+            && self.lose.is_some_and(|what| self.writes.last().is_some_and(|write| write.starts_with(what)));
+        if forgotten {
+            self.lose = None;
+        }
+        let lost = forgotten || self.broken() && self.crash.is_some_and(|crash| !crash.answered);
         (!lost).then_some(answer)
     }
 }
