@@ -8,7 +8,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kruise_webhook::certs;
 use kruise_webhook::configure::Configuration;
 
-use crate::installation::{Installation, NAMESPACE_LABEL, NAMESPACE_LABEL_VALUE, Release};
+use crate::installation::{Installation, NAMESPACE_LABEL, NAMESPACE_LABEL_VALUE, Release, is_built};
 use crate::seen::{
     Backend, ConfigurationSeen, ConversionSeen, DefinitionSeen, Held, NamespaceSeen, ObjectRef, Ownership,
     Seen, ServiceName, Trial,
@@ -200,14 +200,13 @@ impl Look<'_> {
     fn unlisted(&self) -> Vec<Finding> {
         let of = |(name, why): (&String, &String)| {
             let definition = self.seen.definitions.iter().find(|it| it.name == *name);
-            let built = kruise_api::crd::all().iter().any(|it| it.metadata.name.as_ref() == Some(name));
             let unanswered = definition.is_some_and(|definition| match &definition.conversion {
                 ConversionSeen::Webhook { backend, .. } => {
                     matches!(self.backend(backend.as_ref()), Reach::Gone(_) | Reach::Silent(_))
                 }
                 ConversionSeen::Relabel => false,
             });
-            let (severity, remedy) = if !built {
+            let (severity, remedy) = if !is_built(name) {
                 (Severity::Note, "this build does nothing with them".to_owned())
             } else if unanswered {
                 (Severity::HealsAtStart, "they can be listed when a manager converts them".to_owned())

@@ -90,6 +90,11 @@ pub fn kind_of(definition: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.definition == definition)
 }
 
+/// Whether this build has the definition.
+pub fn is_built(definition: &str) -> bool {
+    kruise_api::crd::all().iter().any(|it| it.metadata.name.as_deref() == Some(definition))
+}
+
 /// Whether a finalizer is one that a controller of Kruise sets and takes off.
 pub fn is_own_finalizer(finalizer: &str) -> bool {
     let domain = finalizer.split_once('/').map_or("", |(domain, _)| domain);

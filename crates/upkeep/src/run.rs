@@ -25,7 +25,7 @@ use crate::cluster::{
 };
 use crate::definitions;
 use crate::findings::{Finding, Repair, Severity, Verdict, findings};
-use crate::installation::{DEPLOYMENT, Installation};
+use crate::installation::{DEPLOYMENT, Installation, is_built};
 use crate::migrate::{migrate, store_as};
 use crate::seen::{DefinitionSeen, Held, Seen};
 
@@ -392,7 +392,7 @@ impl Upkeep {
         for mut definition in known.filter(|it| crate::installation::kind_of(&it.name).is_some()) {
             // Only what this build converts can be stored in another version than the one it prefers.
             let other = to.filter(|to| {
-                **to != *definition.storage && definition.served.contains(*to) && is_built(&definition)
+                **to != *definition.storage && definition.served.contains(*to) && is_built(&definition.name)
             });
             if let Some(to) = other {
                 let name = &definition.name;
@@ -457,10 +457,6 @@ async fn wait(what: &str, mut left: impl AsyncFnMut() -> kube::Result<usize>) ->
         }
         tokio::time::sleep(POLL).await;
     }
-}
-
-fn is_built(definition: &DefinitionSeen) -> bool {
-    kruise_api::crd::all().iter().any(|it| it.metadata.name.as_deref() == Some(&definition.name))
 }
 
 fn absent_is_done(done: kube::Result<()>) -> kube::Result<()> {

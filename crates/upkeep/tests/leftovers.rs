@@ -485,6 +485,32 @@ async fn an_object_that_cannot_be_rewritten_holds_no_uninstall_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn objects_that_nobody_converts_any_more_hold_no_uninstall_up() {
+    let cluster = installed().await;
+    for configuration in Configuration::ALL {
+        let api = cluster.configuration_api(configuration);
+        api.delete(configuration.name(), &DeleteParams::default()).await.unwrap();
+    }
+    cluster.clone_sets().delete("web", &DeleteParams::default()).await.unwrap();
+    // As an older OpenKruise stored it; now it would have to be converted, and no manager is there.
+    let done = cluster.upkeep.crds_migrate(false, Some("v1alpha1")).await.unwrap();
+    assert!(done.text.contains("clonesets.apps.kruise.io: rewrote 0 objects as v1alpha1"), "{}", done.text);
+    let kind = GroupVersionKind::gvk("apps.kruise.io", "v1alpha1", "CloneSet");
+    let old = ApiResource::from_gvk_with_plural(&kind, "clonesets");
+    let mut set = clone_set("old");
+    set["apiVersion"] = json!("apps.kruise.io/v1alpha1");
+    create(&Api::<DynamicObject>::namespaced_with(cluster.client.clone(), "default", &old), set).await;
+    assert_eq!(cluster.upkeep.crds_apply().await.unwrap().exit_code, 0);
+    assert!(cluster.clone_sets().list(&ListParams::default()).await.is_err());
+
+    let done = cluster.upkeep.cleanup(Mode::Orphan, Cascade::Background, false, false).await.unwrap();
+    assert_eq!(done.exit_code, 0, "{}", done.text);
+    assert!(done.text.contains("note: cannot take Kruise's finalizers off all clonesets"), "{}", done.text);
+    let jobs = cluster.objects("ImagePullJob", "imagepulljobs", "default");
+    assert!(jobs.get("pull").await.unwrap().finalizers().is_empty(), "what can be listed is freed");
+}
+
+#[tokio::test(start_paused = true)]
 async fn objects_are_stored_in_the_older_version_again_before_going_back_to_openkruise() {
     let cluster = Cluster::defined().await;
     create(&cluster.objects("ImagePullJob", "imagepulljobs", "default"), pull_job("a")).await;
