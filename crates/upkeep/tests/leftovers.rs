@@ -451,7 +451,7 @@ async fn after_a_migrated_cluster_is_cleaned_up_nothing_waits_for_a_conversion()
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "kruise-system");
     let evicted = json!({
         "metadata": {"name": "evicted", "labels": {"control-plane": "controller-manager"}},
-        "spec": {"nodeName": "gone", "containers": [{"name": "manager", "image": "x"}]}
+        "spec": {"containers": [{"name": "manager", "image": "x"}]}
     });
     create(&pods, evicted).await;
     let failed = json!({"status": {"phase": "Failed", "reason": "Evicted"}});
@@ -460,6 +460,7 @@ async fn after_a_migrated_cluster_is_cleaned_up_nothing_waits_for_a_conversion()
         let done = cluster.upkeep.cleanup(Mode::Orphan, Cascade::Background, false, false).await.unwrap();
         assert!(done.exit_code == 0 && !done.text.contains("note: "), "{}", done.text);
     }
+    assert!(pods.get_opt("evicted").await.unwrap().is_some(), "nobody has cleared it away meanwhile");
     let live = cluster.definitions().get(CLONE_SETS).await.unwrap();
     assert_eq!(live.spec.conversion.unwrap().strategy, "None");
     assert_eq!(live.status.unwrap().stored_versions, Some(vec!["v1beta1".to_owned()]));
